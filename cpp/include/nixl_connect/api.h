@@ -1,0 +1,13 @@
+#pragma once
+
+/// Marks what the shared library exports; everything else stays hidden.
+#define NIXL_CONNECT_API __attribute__((visibility("default")))
+
+/// Every name lives in a version namespace, so that two versions loaded into one process
+/// never share a symbol. Users write `nixl_connect::Connector` and see nothing of it.
+#define NIXL_CONNECT_NAMESPACE_BEGIN \
+  namespace nixl_connect {           \
+  inline namespace v0 {
+#define NIXL_CONNECT_NAMESPACE_END \
+  }                                \
+  }

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "nixl_connect/api.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// The way completions reach a poll loop: a mailbox of tokens and a descriptor that is
+/// readable while the mailbox holds any.
+///
+/// The descriptor (an `eventfd`, close-on-exec, non-blocking) is written only when the
+/// mailbox goes from empty to non-empty, and `drain` reads it before it empties the
+/// mailbox: many completions cost one wake-up, and none is lost.
+///
+/// Thread safety: distinct objects are independent; `push` may be called from any thread;
+/// `drain` from one thread at a time.
+class NIXL_CONNECT_API CompletionQueue {
+ public:
+  /// Throws `Error(backend)` when the process is out of descriptors.
+  static std::shared_ptr<CompletionQueue> create();
+
+  CompletionQueue(const CompletionQueue&) = delete;
+  CompletionQueue& operator=(const CompletionQueue&) = delete;
+  ~CompletionQueue();
+
+  /// Poll this for reading. Owned by the queue.
+  int fd() const noexcept { return fd_; }
+
+  /// Appends the tokens that have arrived to `tokens`, in order of arrival. Never blocks.
+  void drain(std::vector<std::uint64_t>& tokens);
+
+  void push(std::uint64_t token);
+
+ private:
+  explicit CompletionQueue(int fd) noexcept : fd_(fd) {}
+
+  const int fd_;
+  std::mutex mutex_;
+  std::vector<std::uint64_t> tokens_;
+};
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "nixl_connect/api.h"
+#include "nixl_connect/completion.h"
+#include "nixl_connect/error.h"
+#include "nixl_connect/metadata.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// Moves one way, from `initialized` to one of the last three, and reaches an end once.
+enum class OperationStatus : std::uint8_t {
+  uninitialized = 0,
+  initialized = 1,  ///< Accepted; a passive operation is registered or about to be.
+  in_progress = 2,  ///< An active operation's transfer is posted.
+  complete = 3,
+  cancelled = 4,
+  errored = 5,
+};
+
+/// The moments of an operation that can be waited for.
+enum class Milestone : std::uint8_t {
+  ready,     ///< A passive operation's metadata can be had; an active one's transfer is posted.
+  ended,     ///< The status is one of the last three.
+  released,  ///< NIXL has let go of the memory; never before `ended`.
+};
+
+struct ConnectionState;
+
+/// The local side of one operation: descriptors, registrations, key, peer, deadline and
+/// status, apart from every other operation's.
+///
+/// Lifetime: a handle. Destroying it withdraws a passive operation that has not ended, and
+/// lets an active one run to its end unwatched. The memory is let go when NIXL has stopped
+/// using it, whatever becomes of the handle.
+///
+/// Thread safety: every member may be called from any thread at any time.
+class NIXL_CONNECT_API Connection {
+ public:
+  explicit Connection(std::shared_ptr<ConnectionState> state) noexcept;
+  Connection(Connection&&) noexcept;
+  Connection& operator=(Connection&&) noexcept;
+  ~Connection();
+
+  /// `<connector>-<n>`; unique within the connector.
+  std::string name() const;
+  OperationKind kind() const noexcept;
+  /// Whether this side waits for the peer to act.
+  bool passive() const noexcept;
+  /// The key that the active side sends back as a notification.
+  const std::string& notification_key() const noexcept;
+  /// The remote agent's name; empty on a passive operation.
+  const std::string& remote_name() const noexcept;
+
+  OperationStatus status() const noexcept;
+  /// Why the operation ended in `errored`; nothing otherwise.
+  std::optional<Failure> failure() const;
+  /// Whether the milestone has been passed. An operation that ends passes all before it.
+  bool reached(Milestone milestone) const noexcept;
+
+  /// What to send to the peer. Waits until the memory is registered (microseconds, unless the
+  /// engine is in the middle of a large copy). Throws `Error(invalid_state)` on an active
+  /// operation, and the operation's own failure when it could not be registered.
+  RdmaMetadata metadata(MetadataEncoding encoding = MetadataEncoding::base64) const;
+  /// The NIXL blob inside `metadata`.
+  std::string nixl_blob() const;
+
+  /// Blocks until the milestone or the timeout. Returns whether the milestone was reached.
+  bool wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout) const;
+  /// Blocks until the operation has ended, then throws its failure if it has one. Returns
+  /// false when the timeout came first; the operation goes on then.
+  bool wait(std::optional<std::chrono::nanoseconds> timeout = std::nullopt) const;
+
+  /// Pushes `token` to `queue` once, when the milestone is reached. Returns false, and pushes
+  /// nothing, when that has happened already.
+  bool notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue,
+              std::uint64_t token) const;
+  /// Takes back a `notify` that has not fired. Harmless otherwise.
+  void forget(const CompletionQueue& queue, std::uint64_t token) const;
+
+  /// Ends the operation as `cancelled` if it has not ended. A transfer that is already posted
+  /// keeps its memory pinned until NIXL reports its end; the peer learns what became of it.
+  void cancel() const;
+
+ private:
+  std::shared_ptr<ConnectionState> state_;
+};
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,134 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nixl_connect/api.h"
+#include "nixl_connect/connection.h"
+#include "nixl_connect/descriptor.h"
+#include "nixl_connect/metadata.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+class Engine;
+struct HeldRegion;
+
+struct ConnectorOptions {
+  /// The worker's name; the agent's name is made from it and a part that is unique to this
+  /// process's life, because NIXL refuses a restarted peer under its old name.
+  std::string name = "worker";
+  /// NIXL's backend and its parameters, over the plug-in's defaults.
+  std::string backend = "UCX";
+  std::map<std::string, std::string> backend_parameters;
+  /// How long an operation may take unless it says otherwise; nothing for no deadline.
+  std::optional<std::chrono::nanoseconds> default_timeout = std::chrono::minutes(5);
+  /// Whether NIXL runs a progress thread of its own. It burns most of a core even when idle
+  /// on hosts without RDMA (measured, NIXL 1.5.1), and the engine makes progress without it.
+  bool progress_thread = false;
+  /// How long the engine keeps polling at full speed after something happened.
+  std::chrono::microseconds spin{200};
+  /// The longest pause between two polls while an operation is pending.
+  std::chrono::microseconds max_pause{1000};
+  /// How long `close` lets posted transfers come to their end.
+  std::chrono::milliseconds close_grace{1000};
+  /// Regions of one peer that are kept loaded before that peer is loaded afresh.
+  std::size_t max_peer_regions = 4096;
+  /// `libnixl_capi.so` itself; overrides the search.
+  std::string nixl_library;
+  /// Places to look after the environment variable `NIXL_CONNECT_NIXL_LIBRARY` and the
+  /// libraries this process has loaded, and before the system's.
+  std::vector<std::string> nixl_library_candidates;
+};
+
+/// Memory registered by hand: it stays registered, and operations that use it or parts of it
+/// share the registration, until this is destroyed.
+///
+/// Thread safety: distinct objects are independent. Destruction never blocks.
+class NIXL_CONNECT_API Registration {
+ public:
+  Registration() noexcept;
+  Registration(std::shared_ptr<Engine> engine, std::shared_ptr<HeldRegion> region) noexcept;
+  Registration(Registration&&) noexcept;
+  Registration& operator=(Registration&&) noexcept;
+  ~Registration();
+
+  explicit operator bool() const noexcept { return region_ != nullptr; }
+  /// Deregisters, unless done already.
+  void reset() noexcept;
+
+ private:
+  std::shared_ptr<Engine> engine_;
+  std::shared_ptr<HeldRegion> region_;
+};
+
+/// Moves memory between this process and others: one NIXL agent, driven by one thread.
+///
+/// The agent and the thread are made by the first call that needs them, not by the
+/// constructor, so that a connector can be made before a `fork` and used after it.
+///
+/// Errors: each call throws `Error`; `closed` after `close`, `forked` in a child of the
+/// process that first used the connector. What goes wrong later ends the operation and is
+/// told by its `Connection`.
+///
+/// Thread safety: every member may be called from any thread at any time.
+class NIXL_CONNECT_API Connector {
+ public:
+  explicit Connector(ConnectorOptions options = {});
+  Connector(const Connector&) = delete;
+  Connector& operator=(const Connector&) = delete;
+  /// Closes.
+  ~Connector();
+
+  const std::string& name() const noexcept;
+
+  /// Makes the agent if that has not begun; returns at once.
+  void start();
+  /// As `Connection::notify`, for the moment when the agent is made or has failed to be.
+  /// Throws nothing; `check_started` tells which it was.
+  bool notify_started(std::shared_ptr<CompletionQueue> queue, std::uint64_t token);
+  /// Whether the agent is made. Throws why it could not be.
+  bool check_started() const;
+  /// Blocks until the agent is made; throws why it could not be.
+  void wait_started();
+
+  /// Offers memory that a peer may read, or write. The timeout replaces the default one; a
+  /// negative one means no deadline.
+  Connection create_readable(std::vector<Descriptor> local,
+                             std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+  Connection create_writable(std::vector<Descriptor> local,
+                             std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+
+  /// Begins to move memory: the metadata is checked here, on the caller's thread, and the
+  /// transfer starts without being asked for again. Throws `Error(invalid_argument)` when
+  /// the local list does not match the remote's in number and sizes or the kind is the other
+  /// one, and `Error(rejected_metadata)`.
+  Connection begin_read(const RdmaMetadata& remote, std::vector<Descriptor> local,
+                        std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+  Connection begin_write(std::vector<Descriptor> local, const RdmaMetadata& remote,
+                         std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+
+  /// Registers memory by hand. Blocks until NIXL has done so.
+  Registration register_memory(const Descriptor& descriptor);
+
+  /// A number for a connection's name; counts up from 1.
+  std::uint64_t next_connection_number() noexcept;
+  /// The agent's whole metadata: its connection information and every registered region.
+  std::string agent_metadata();
+
+  /// Ends all operations with `closed`, lets posted transfers come to their end for
+  /// `close_grace`, and gives the agent back. Blocks meanwhile. Harmless when repeated and
+  /// in a forked child.
+  void close() noexcept;
+  bool closed() const noexcept;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+NIXL_CONNECT_NAMESPACE_END

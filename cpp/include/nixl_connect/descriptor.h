@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "nixl_connect/api.h"
+#include "nixl_connect/device.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// One contiguous piece of memory in this process.
+///
+/// Lifetime: an operation copies its descriptors, and with them `owner`, and lets go only
+/// when NIXL has truly stopped using the memory, which can be after the operation was
+/// cancelled or its deadline passed. `owner` may then be released on the engine's thread.
+/// Without an owner the caller must keep the memory alive until
+/// `Connection::wait_released()`.
+struct Descriptor {
+  std::uintptr_t address = 0;         ///< First byte; never 0.
+  std::size_t size = 0;               ///< Bytes; never 0.
+  Device device{};                    ///< Where the memory is.
+  std::shared_ptr<const void> owner;  ///< Keeps the memory alive; may be null.
+};
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "nixl_connect/api.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// What went wrong, for callers that act on it. The text beside it is for people.
+enum class ErrorCode {
+  invalid_argument,   ///< An argument is wrong; the message names it.
+  invalid_state,      ///< The call does not fit the object's state.
+  closed,             ///< The connector is closed.
+  forked,             ///< The connector belongs to the parent of this forked process.
+  nixl_not_found,     ///< No usable NIXL library on this machine.
+  rejected_metadata,  ///< The peer's metadata failed the strict check or contradicts itself.
+  peer_unreachable,   ///< The peer could not be reached: nothing was ever moved to or from it.
+  peer_disconnected,  ///< The peer was reached before and is gone now.
+  remote_failed,      ///< The peer says that its side of the operation failed or was cancelled.
+  cancelled,          ///< Cancelled on this side.
+  timed_out,          ///< The deadline passed.
+  backend,            ///< NIXL or its backend refused a call.
+};
+
+/// `"peer_unreachable"` and so on; static storage.
+NIXL_CONNECT_API const char* to_string(ErrorCode code) noexcept;
+
+/// Thrown by every synchronous call that fails.
+class NIXL_CONNECT_API Error : public std::runtime_error {
+ public:
+  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  ~Error() override;
+
+  ErrorCode code() const noexcept { return code_; }
+
+ private:
+  ErrorCode code_;
+};
+
+/// Why an operation ended in error: what an `Error` carries, without being thrown.
+struct Failure {
+  ErrorCode code;
+  std::string message;
+};
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nixl_connect/api.h"
+#include "nixl_connect/device.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// What a peer may do with the memory that an operation offers.
+enum class OperationKind : std::uint8_t {
+  unspecified = 0,
+  read = 1,   ///< The active side reads from the passive side.
+  write = 2,  ///< The active side writes to the passive side.
+};
+
+/// A region of the passive side's memory, as it travels.
+struct RemoteDescriptor {
+  std::uintptr_t address = 0;
+  std::size_t size = 0;
+  Device device{};
+};
+
+/// What the passive side sends and the active side begins with: Dynamo's `RdmaMetadata`.
+struct RdmaMetadata {
+  std::vector<RemoteDescriptor> descriptors;
+  /// "b64:" and base64 of a zlib stream, or, from older peers, the stream's hexadecimal digits.
+  std::string nixl_metadata;
+  /// Names the operation; the active side sends it back as a NIXL notification.
+  std::string notification_key;
+  OperationKind operation_kind = OperationKind::unspecified;
+};
+
+/// How the binary metadata becomes text.
+enum class MetadataEncoding : std::uint8_t { base64, hex };
+
+/// The largest NIXL blob that is accepted, in bytes after decompression.
+inline constexpr std::size_t kMaxBlobSize = std::size_t{16} << 20;
+
+/// Compresses and encodes a NIXL blob. Thread safe.
+NIXL_CONNECT_API std::string encode_nixl_metadata(std::string_view blob, MetadataEncoding encoding);
+
+/// The reverse, for either encoding. Throws `Error(rejected_metadata)` that says what is
+/// wrong: empty, not base64, not hexadecimal, not a zlib stream, truncated, with bytes after
+/// its end, or larger than `kMaxBlobSize` when decompressed. Thread safe.
+NIXL_CONNECT_API std::string decode_nixl_metadata(std::string_view text);
+
+/// The agent's name inside a NIXL blob. Throws `Error(rejected_metadata)` unless the whole
+/// blob has NIXL's form. Thread safe.
+NIXL_CONNECT_API std::string agent_name_of(std::string_view blob);
+
+NIXL_CONNECT_NAMESPACE_END

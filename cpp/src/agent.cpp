@@ -1,0 +1,215 @@
+#include "agent.h"
+
+#include <cstdlib>
+
+#include "nixl_connect/error.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+std::string describe(const char* call, capi::Status status) {
+  std::string text = std::string(call) + ": ";
+  switch (status) {
+    case capi::kInvalidParameter: text += "invalid parameter"; break;
+    case capi::kBackend: text += "backend error"; break;
+    case capi::kInvalidState: text += "invalid state"; break;
+    case capi::kException: text += "exception"; break;
+    case capi::kNotFound: text += "not found"; break;
+    default: text += "error"; break;
+  }
+  return text + " (NIXL status " + std::to_string(status) + ")";
+}
+
+/// A handle of NIXL's, with the function that gives it back.
+template <typename Handle>
+using Scoped = std::unique_ptr<Handle, capi::Status (*)(Handle*)>;
+
+/// A buffer that NIXL has made with `malloc`.
+std::string take_buffer(void* data, std::size_t size) {
+  const std::unique_ptr<void, void (*)(void*)> owner(data, &std::free);
+  return {static_cast<const char*>(data), size};
+}
+
+Scoped<capi::RegListHandle> registration_list(const NixlApi& api,
+                                              const std::vector<Region>& regions) {
+  capi::RegListHandle* list = nullptr;
+  const int type = regions.empty() ? capi::kDram : regions.front().type;
+  if (const auto status = api.create_reg_dlist(type, &list); status != capi::kSuccess) {
+    throw AgentError("create_reg_dlist", status);
+  }
+  Scoped<capi::RegListHandle> owner(list, api.destroy_reg_dlist);
+  for (const Region& r : regions) {
+    const auto status = api.reg_dlist_add_desc(list, r.address, r.size, r.device, nullptr, 0);
+    if (status != capi::kSuccess) throw AgentError("reg_dlist_add_desc", status);
+  }
+  return owner;
+}
+
+Scoped<capi::XferListHandle> transfer_list(const NixlApi& api, const std::vector<Region>& regions) {
+  capi::XferListHandle* list = nullptr;
+  const int type = regions.empty() ? capi::kDram : regions.front().type;
+  if (const auto status = api.create_xfer_dlist(type, &list); status != capi::kSuccess) {
+    throw AgentError("create_xfer_dlist", status);
+  }
+  Scoped<capi::XferListHandle> owner(list, api.destroy_xfer_dlist);
+  for (const Region& r : regions) {
+    const auto status = api.xfer_dlist_add_desc(list, r.address, r.size, r.device);
+    if (status != capi::kSuccess) throw AgentError("xfer_dlist_add_desc", status);
+  }
+  return owner;
+}
+
+}  // namespace
+
+Region Region::of(Device device, std::uintptr_t address, std::size_t size) {
+  return {device.kind == DeviceKind::host ? capi::kDram : capi::kVram, device.id, address, size};
+}
+
+AgentError::AgentError(const char* call, capi::Status status)
+    : std::runtime_error(describe(call, status)), status_(status) {}
+
+Transfer::~Transfer() {
+  if (request_ == nullptr) return;
+  // A request that NIXL will not release is not freed: leaking it is the safe side.
+  if (api_->release_xfer_req(agent_, request_) == capi::kSuccess) {
+    api_->destroy_xfer_req(request_);
+  }
+}
+
+bool Transfer::post() {
+  const capi::Status status = api_->post_xfer_req(agent_, request_, nullptr);
+  if (status < 0) throw AgentError("post_xfer_req", status);
+  return status == capi::kSuccess;
+}
+
+bool Transfer::done() {
+  const capi::Status status = api_->get_xfer_status(agent_, request_);
+  if (status < 0) throw AgentError("get_xfer_status", status);
+  return status == capi::kSuccess;
+}
+
+Agent::Agent(const NixlApi& api, std::string name, const std::string& backend,
+             const std::map<std::string, std::string>& parameters, bool progress_thread)
+    : api_(api), name_(std::move(name)) {
+  capi::AgentConfig config{};
+  config.progress_thread = progress_thread;
+  config.workers = 1;
+  check("create_configured_agent", api_.create_configured_agent(name_.c_str(), &config, &agent_));
+  try {
+    capi::MemListHandle* memories = nullptr;
+    capi::ParamsHandle* defaults = nullptr;
+    if (api_.get_plugin_params(agent_, backend.c_str(), &memories, &defaults) != capi::kSuccess) {
+      throw Error(ErrorCode::backend, "NIXL (" + api_.path + ") has no backend '" + backend + "'");
+    }
+    const Scoped<capi::MemListHandle> memories_owner(memories, api_.destroy_mem_list);
+    const Scoped<capi::ParamsHandle> params_owner(defaults, api_.destroy_params);
+    for (const auto& [key, value] : parameters) {
+      check("params_add", api_.params_add(defaults, key.c_str(), value.c_str()));
+    }
+    check("create_backend", api_.create_backend(agent_, backend.c_str(), defaults, &backend_));
+    check("create_notif_map", api_.create_notif_map(&notifications_));
+  } catch (...) {
+    if (backend_ != nullptr) api_.destroy_backend(backend_);
+    api_.destroy_agent(agent_);
+    throw;
+  }
+}
+
+Agent::~Agent() {
+  api_.destroy_notif_map(notifications_);
+  api_.destroy_backend(backend_);
+  api_.destroy_agent(agent_);
+}
+
+void Agent::register_memory(const std::vector<Region>& regions) {
+  const auto list = registration_list(api_, regions);
+  check("register_mem", api_.register_mem(agent_, list.get(), nullptr));
+}
+
+void Agent::deregister_memory(const std::vector<Region>& regions) {
+  const auto list = registration_list(api_, regions);
+  check("deregister_mem", api_.deregister_mem(agent_, list.get(), nullptr));
+}
+
+std::string Agent::full_metadata() {
+  void* data = nullptr;
+  std::size_t size = 0;
+  check("get_local_md", api_.get_local_md(agent_, &data, &size));
+  return take_buffer(data, size);
+}
+
+std::string Agent::partial_metadata(const std::vector<Region>& regions) {
+  const auto list = registration_list(api_, regions);
+  void* data = nullptr;
+  std::size_t size = 0;
+  check("get_local_partial_md",
+        api_.get_local_partial_md(agent_, list.get(), &data, &size, nullptr));
+  return take_buffer(data, size);
+}
+
+std::string Agent::load_remote(std::string_view blob) {
+  char* name = nullptr;
+  check("load_remote_md", api_.load_remote_md(agent_, blob.data(), blob.size(), &name));
+  const std::unique_ptr<char, void (*)(void*)> owner(name, &std::free);
+  return name;
+}
+
+void Agent::forget_remote(const std::string& peer) noexcept {
+  api_.invalidate_remote_md(agent_, peer.c_str());
+}
+
+Transfer Agent::create_transfer(OperationKind kind, const std::vector<Region>& local,
+                                const std::vector<Region>& remote, const std::string& peer,
+                                const std::string& notification) {
+  const auto local_list = transfer_list(api_, local);
+  const auto remote_list = transfer_list(api_, remote);
+
+  capi::OptArgsHandle* raw = nullptr;
+  check("create_opt_args", api_.create_opt_args(&raw));
+  const Scoped<capi::OptArgsHandle> options(raw, api_.destroy_opt_args);
+  check("opt_args_set_has_notif", api_.opt_args_set_has_notif(options.get(), true));
+  check("opt_args_set_notif_msg",
+        api_.opt_args_set_notif_msg(options.get(), notification.data(), notification.size()));
+
+  capi::XferRequestHandle* request = nullptr;
+  const int operation = kind == OperationKind::read ? capi::kRead : capi::kWrite;
+  check("create_xfer_req",
+        api_.create_xfer_req(agent_, operation, local_list.get(), remote_list.get(), peer.c_str(),
+                             &request, options.get()));
+  return {api_, agent_, request};
+}
+
+void Agent::notify(const std::string& peer, std::string_view message) {
+  const capi::Status status =
+      api_.gen_notif(agent_, peer.c_str(), message.data(), message.size(), nullptr);
+  if (status < 0) throw AgentError("gen_notif", status);
+}
+
+void Agent::take_notifications(std::vector<std::pair<std::string, std::string>>& messages) {
+  check("get_notifs", api_.get_notifs(agent_, notifications_, nullptr));
+  std::size_t senders = 0;
+  check("notif_map_size", api_.notif_map_size(notifications_, &senders));
+  if (senders == 0) return;
+  for (std::size_t s = 0; s < senders; ++s) {
+    const char* sender = nullptr;
+    std::size_t count = 0;
+    check("notif_map_get_agent_at", api_.notif_map_get_agent_at(notifications_, s, &sender));
+    check("notif_map_get_notifs_size",
+          api_.notif_map_get_notifs_size(notifications_, sender, &count));
+    for (std::size_t i = 0; i < count; ++i) {
+      const void* data = nullptr;
+      std::size_t size = 0;
+      check("notif_map_get_notif",
+            api_.notif_map_get_notif(notifications_, sender, i, &data, &size));
+      messages.emplace_back(sender, std::string(static_cast<const char*>(data), size));
+    }
+  }
+  check("notif_map_clear", api_.notif_map_clear(notifications_));
+}
+
+void Agent::check(const char* call, capi::Status status) const {
+  if (status != capi::kSuccess) throw AgentError(call, status);
+}
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,162 @@
+#include "blob.h"
+
+#include <cstring>
+
+#include "nixl_connect/error.h"
+#include "nixl_connect/metadata.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+constexpr std::string_view kMagic = "nixlSerDes|";
+constexpr std::string_view kMemorySection = "MemSection";
+constexpr std::size_t kMaxNameSize = 4096;
+constexpr std::size_t kElementHeader = 3 * sizeof(std::uint64_t);
+/// The shortest field: no tag, no bytes.
+constexpr std::size_t kFieldOverhead = sizeof(std::uint64_t) + 1;
+
+class Reader {
+ public:
+  explicit Reader(std::string_view bytes) : bytes_(bytes) {}
+
+  std::size_t offset() const noexcept { return offset_; }
+  std::size_t left() const noexcept { return bytes_.size() - offset_; }
+
+  [[noreturn]] void reject(std::string_view what, std::string_view tag = {}) const {
+    std::string message = "nixl_metadata: not NIXL's form: ";
+    message.append(what);
+    if (!tag.empty()) message.append(" '").append(tag).append("'");
+    message.append(" at byte ").append(std::to_string(offset_));
+    message.append(" of ").append(std::to_string(bytes_.size()));
+    throw Error(ErrorCode::rejected_metadata, message);
+  }
+
+  void magic() {
+    if (!bytes_.starts_with(kMagic)) reject("no 'nixlSerDes|'");
+    offset_ = kMagic.size();
+  }
+
+  std::string_view field(std::string_view tag) {
+    if (left() < tag.size() + kFieldOverhead) reject("truncated before", tag);
+    if (bytes_.substr(offset_, tag.size()) != tag) reject("no field", tag);
+    std::uint64_t size = 0;
+    std::memcpy(&size, bytes_.data() + offset_ + tag.size(), sizeof size);
+    if (size > left() - tag.size() - kFieldOverhead) reject("truncated in", tag);
+    const std::size_t begin = offset_ + tag.size() + sizeof size;
+    if (bytes_[begin + size] != '|') reject("no end of field", tag);
+    offset_ = begin + size + 1;
+    return bytes_.substr(begin, size);
+  }
+
+  std::string_view text(std::string_view tag) {
+    const std::string_view value = field(tag);
+    if (value.empty() || value.size() > kMaxNameSize || value.find('\0') != value.npos) {
+      reject("unusable name in", tag);
+    }
+    return value;
+  }
+
+  template <typename Integer>
+  Integer integer(std::string_view tag) {
+    const std::string_view value = field(tag);
+    Integer result{};
+    if (value.size() != sizeof result) reject("wrong width of", tag);
+    std::memcpy(&result, value.data(), sizeof result);
+    return result;
+  }
+
+  /// A count of things that take `least` bytes each: what cannot fit is refused before any
+  /// memory is set aside for it.
+  std::size_t count(std::string_view tag, std::size_t least) {
+    const auto value = integer<std::uint64_t>(tag);
+    if (value > left() / least) reject("impossible count in", tag);
+    return static_cast<std::size_t>(value);
+  }
+
+  void end() const {
+    if (left() != 0) reject("bytes after the end");
+  }
+
+ private:
+  std::string_view bytes_;
+  std::size_t offset_ = 0;
+};
+
+Blob::Element read_element(Reader& reader, capi::MemoryType type) {
+  const std::string_view bytes = reader.field("");
+  if (bytes.size() < kElementHeader) reader.reject("element too short");
+  std::uint64_t header[3];
+  std::memcpy(header, bytes.data(), sizeof header);
+  const auto [address, size, device] = header;
+  if (address == 0 || size == 0 || address + size < address) reader.reject("impossible region");
+  return {{type, device, address, size}, bytes.substr(kElementHeader)};
+}
+
+Blob::Section read_section(Reader& reader) {
+  Blob::Section section;
+  section.backend = reader.text("bknd");
+  if (reader.field("nixlDList") != "nixlSDList") reader.reject("unknown kind of list");
+  const auto type = reader.integer<std::int32_t>("t");
+  // Storage memory is nothing that this library moves, but a peer may have some registered.
+  if (type < 0 || type > 4) reader.reject("unknown memory type");
+  const std::size_t elements = reader.count("n", kFieldOverhead + kElementHeader);
+  if (elements == 0) reader.reject("empty section");
+  section.elements.reserve(elements);
+  for (std::size_t i = 0; i < elements; ++i) {
+    section.elements.push_back(read_element(reader, static_cast<capi::MemoryType>(type)));
+  }
+  return section;
+}
+
+}  // namespace
+
+Blob::Blob(std::string bytes) : bytes_(std::move(bytes)) {
+  if (bytes_.size() > kMaxBlobSize) {
+    throw Error(ErrorCode::rejected_metadata,
+                "nixl_metadata: expected at most " + std::to_string(kMaxBlobSize) +
+                    " bytes, got " + std::to_string(bytes_.size()));
+  }
+  Reader reader(bytes_);
+  reader.magic();
+  agent_ = reader.text("Agent");
+
+  const std::size_t connections = reader.count("Conns", 2 * (1 + kFieldOverhead));
+  connections_.reserve(connections);
+  for (std::size_t i = 0; i < connections; ++i) {
+    const std::string_view backend = reader.text("t");
+    const std::string_view address = reader.field("c");
+    if (address.empty()) reader.reject("empty address");
+    connections_.push_back({backend, address});
+  }
+
+  if (reader.field("") != kMemorySection) reader.reject("no 'MemSection'");
+  memory_offset_ = reader.offset();
+  const std::size_t sections = reader.count("nixlSecElms", 4 * kFieldOverhead);
+  sections_.reserve(sections);
+  for (std::size_t i = 0; i < sections; ++i) sections_.push_back(read_section(reader));
+  reader.end();
+}
+
+std::shared_ptr<const Blob> Blob::parse(std::string bytes) {
+  return std::shared_ptr<const Blob>(new Blob(std::move(bytes)));
+}
+
+std::string Blob::join(const std::string& connections, const std::string& regions) {
+  const Blob first(connections);
+  const Blob second(regions);
+  if (first.agent_ != second.agent_) {
+    throw Error(ErrorCode::rejected_metadata, "nixl_metadata: parts of two agents");
+  }
+  std::string joined;
+  joined.reserve(first.memory_offset_ + regions.size() - second.memory_offset_);
+  joined.append(connections, 0, first.memory_offset_);
+  joined.append(regions, second.memory_offset_);
+  return joined;
+}
+
+std::string agent_name_of(std::string_view blob) {
+  return std::string(Blob::parse(std::string(blob))->agent());
+}
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "agent.h"
+#include "nixl_connect/api.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// A peer's NIXL metadata, checked from the first byte to the last before NIXL sees any of
+/// it: NIXL's own reader believes the lengths it finds, and damaged blobs have crashed it.
+///
+/// The form, read in NIXL 0.10 to 1.5 and confirmed on the blobs those versions write:
+/// `nixlSerDes|`, then fields of a tag, a length of eight bytes, that many bytes and `|`:
+/// `Agent`; `Conns` (a count) and for each `t` (backend) and `c` (its address); an untagged
+/// `MemSection`; `nixlSecElms` (a count) and for each `bknd`, `nixlDList` (`nixlSDList`),
+/// `t` (memory type), `n` (a count) and as many untagged elements of address, size, device
+/// (eight bytes each) and remote key.
+class Blob {
+ public:
+  struct Connection {
+    std::string_view backend;
+    std::string_view address;
+  };
+  struct Element {
+    Region region;
+    std::string_view remote_key;
+  };
+  struct Section {
+    std::string_view backend;
+    std::vector<Element> elements;
+  };
+
+  /// Throws `Error(rejected_metadata)` that says what is wrong and at which byte.
+  static std::shared_ptr<const Blob> parse(std::string bytes);
+
+  /// One blob of the connection information in `connections` and the regions in `regions`,
+  /// which are what `Agent::partial_metadata` gives for no regions and for some. Throws
+  /// `Error(rejected_metadata)` when either has not the expected form.
+  static std::string join(const std::string& connections, const std::string& regions);
+
+  const std::string& bytes() const noexcept { return bytes_; }
+  std::string_view agent() const noexcept { return agent_; }
+  const std::vector<Connection>& connections() const noexcept { return connections_; }
+  const std::vector<Section>& sections() const noexcept { return sections_; }
+
+  Blob(const Blob&) = delete;
+  Blob& operator=(const Blob&) = delete;
+
+ private:
+  explicit Blob(std::string bytes);
+
+  const std::string bytes_;
+  std::string_view agent_;
+  std::vector<Connection> connections_;
+  std::vector<Section> sections_;
+  /// Where the part about memory begins.
+  std::size_t memory_offset_ = 0;
+};
+
+NIXL_CONNECT_NAMESPACE_END

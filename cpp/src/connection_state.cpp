@@ -1,0 +1,109 @@
+#include "connection_state.h"
+
+#include <algorithm>
+
+#include "engine.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+std::optional<Failure> ConnectionState::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+std::string ConnectionState::name() const {
+  return engine->connector_name() + "-" + std::to_string(number);
+}
+
+std::string ConnectionState::describe() const {
+  const bool reads = kind == OperationKind::read;
+  if (passive) {
+    return std::string(reads ? "readable" : "writable") + " operation '" + name() + "'";
+  }
+  return std::string(reads ? "read from '" : "write to '") + remote_name + "' ('" + name() + "')";
+}
+
+std::string ConnectionState::nixl_blob() const {
+  const std::lock_guard lock(mutex_);
+  return nixl_blob_;
+}
+
+void ConnectionState::make_ready(std::string nixl_blob) {
+  {
+    const std::lock_guard lock(mutex_);
+    nixl_blob_ = std::move(nixl_blob);
+  }
+  pass(Milestone::ready);
+}
+
+void ConnectionState::make_in_progress() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (status() == OperationStatus::initialized) {
+      status_.store(OperationStatus::in_progress, std::memory_order_release);
+    }
+  }
+  pass(Milestone::ready);
+}
+
+bool ConnectionState::finish(OperationStatus status, std::optional<Failure> failure) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended()) return false;
+    failure_ = std::move(failure);
+    status_.store(status, std::memory_order_release);
+  }
+  pass(Milestone::ended);
+  return true;
+}
+
+void ConnectionState::let_go() {
+  lease.clear();
+  local.clear();
+  remote_blob.reset();
+  phase = Phase::released;
+  pass(Milestone::released);
+}
+
+void ConnectionState::pass(Milestone milestone) {
+  std::vector<Watcher> due;
+  {
+    const std::lock_guard lock(mutex_);
+    const int passed = static_cast<int>(milestone) + 1;
+    if (passed_.load(std::memory_order_relaxed) >= passed) return;
+    passed_.store(passed, std::memory_order_release);
+    const auto waits = [&](const Watcher& w) { return w.milestone > milestone; };
+    const auto first_due = std::stable_partition(watchers_.begin(), watchers_.end(), waits);
+    std::move(first_due, watchers_.end(), std::back_inserter(due));
+    watchers_.erase(first_due, watchers_.end());
+  }
+  changed_.notify_all();
+  for (const Watcher& w : due) w.queue->push(w.token);
+}
+
+bool ConnectionState::wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout) {
+  std::unique_lock lock(mutex_);
+  const auto there = [&] { return reached(milestone); };
+  if (!timeout) {
+    changed_.wait(lock, there);
+    return true;
+  }
+  return changed_.wait_for(lock, *timeout, there);
+}
+
+bool ConnectionState::notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue,
+                             std::uint64_t token) {
+  const std::lock_guard lock(mutex_);
+  if (reached(milestone)) return false;
+  watchers_.push_back({milestone, std::move(queue), token});
+  return true;
+}
+
+void ConnectionState::forget(const CompletionQueue& queue, std::uint64_t token) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(watchers_, [&](const Watcher& w) {
+    return w.queue.get() == &queue && w.token == token;
+  });
+}
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,106 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "agent.h"
+#include "blob.h"
+#include "memory_registry.h"
+#include "nixl_connect/connection.h"
+#include "nixl_connect/descriptor.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+class Engine;
+struct Peer;
+
+using Clock = std::chrono::steady_clock;
+
+/// One operation: what the caller's `Connection` and the engine share.
+///
+/// Lifetime: the caller's handle and, until the memory is released, the engine.
+struct ConnectionState {
+  using Deadlines = std::multimap<Clock::time_point, std::shared_ptr<ConnectionState>>;
+
+  /// Where the engine has taken it.
+  enum class Phase : std::uint8_t { fresh, offered, parked, flying, released };
+
+  // Set before the engine sees it, then read by anybody.
+  std::shared_ptr<Engine> engine;
+  std::uint64_t number = 0;
+  OperationKind kind = OperationKind::unspecified;
+  bool passive = false;
+  std::string key;
+  std::string remote_name;
+  std::vector<RemoteDescriptor> offered;
+  std::optional<std::chrono::nanoseconds> time_limit;
+  Clock::time_point began;
+
+  // Set before the engine sees it, then the engine's alone.
+  std::vector<Descriptor> local;
+  std::vector<Region> local_regions;
+  std::vector<Region> remote_regions;
+  std::shared_ptr<const Blob> remote_blob;
+
+  // The engine's alone.
+  Phase phase = Phase::fresh;
+  MemoryRegistry::Lease lease;
+  std::optional<Transfer> transfer;
+  Peer* peer = nullptr;
+  std::optional<Deadlines::iterator> deadline;
+
+  // Anybody's.
+  OperationStatus status() const noexcept { return status_.load(std::memory_order_acquire); }
+  bool ended() const noexcept { return status() >= OperationStatus::complete; }
+  bool reached(Milestone milestone) const noexcept {
+    return passed_.load(std::memory_order_acquire) > static_cast<int>(milestone);
+  }
+  std::optional<Failure> failure() const;
+  /// "read from 'peer' (worker-3)" or "readable operation (worker-3)".
+  std::string describe() const;
+  std::string name() const;
+
+  std::string nixl_blob() const;
+
+  /// A passive operation is registered, and this is its metadata.
+  void make_ready(std::string nixl_blob);
+  /// An active operation's transfer is posted.
+  void make_in_progress();
+  /// Returns false, and changes nothing, when it has ended before.
+  bool finish(OperationStatus status, std::optional<Failure> failure = std::nullopt);
+  /// NIXL uses the memory no more: drops it, and passes the last milestone. The engine's.
+  void let_go();
+
+  bool wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout);
+  bool notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue, std::uint64_t token);
+  void forget(const CompletionQueue& queue, std::uint64_t token);
+
+ private:
+  struct Watcher {
+    Milestone milestone;
+    std::shared_ptr<CompletionQueue> queue;
+    std::uint64_t token;
+  };
+
+  /// Passes the milestone and those before it. Called without the lock.
+  void pass(Milestone milestone);
+
+  std::atomic<OperationStatus> status_{OperationStatus::initialized};
+  /// How many milestones are passed.
+  std::atomic<int> passed_{0};
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<Failure> failure_;
+  std::string nixl_blob_;
+  std::vector<Watcher> watchers_;
+};
+
+NIXL_CONNECT_NAMESPACE_END

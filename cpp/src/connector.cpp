@@ -1,0 +1,290 @@
+#include "nixl_connect/connector.h"
+
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <future>
+
+#include "engine.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+/// Keys cannot be guessed: 128 random bits, in hexadecimal.
+std::string random_key() {
+  constexpr std::size_t kBytes = 16;
+  constexpr std::size_t kKeys = 16;
+  thread_local std::array<unsigned char, kBytes * kKeys> pool;
+  thread_local std::size_t used = pool.size();
+  thread_local pid_t filled_by = 0;
+  // A forked child must not hand out its parent's keys.
+  if (used == pool.size() || filled_by != ::getpid()) {
+    std::size_t filled = 0;
+    while (filled < pool.size()) {
+      const ssize_t n = ::getrandom(pool.data() + filled, pool.size() - filled, 0);
+      if (n > 0) filled += static_cast<std::size_t>(n);
+    }
+    used = 0;
+    filled_by = ::getpid();
+  }
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string key;
+  key.reserve(2 * kBytes);
+  for (std::size_t i = 0; i < kBytes; ++i) {
+    const unsigned char byte = pool[used++];
+    key += kDigits[byte >> 4];
+    key += kDigits[byte & 15];
+  }
+  return key;
+}
+
+std::string at(const char* argument, std::size_t index) {
+  return std::string(argument) + "[" + std::to_string(index) + "]";
+}
+
+void check_local(const std::vector<Descriptor>& local) {
+  if (local.empty()) {
+    throw Error(ErrorCode::invalid_argument,
+                "local_descriptors: expected at least one descriptor, got none");
+  }
+  for (std::size_t i = 0; i < local.size(); ++i) {
+    const Descriptor& d = local[i];
+    const std::string where = at("local_descriptors", i);
+    if (d.address == 0) {
+      throw Error(ErrorCode::invalid_argument, where + ": expected an address, got null");
+    }
+    if (d.size == 0 || d.address + d.size < d.address) {
+      throw Error(ErrorCode::invalid_argument, where + ": expected a size of at least one byte, "
+                                                       "within memory, got " +
+                                                   std::to_string(d.size));
+    }
+    if (d.device.kind == DeviceKind::unspecified) {
+      throw Error(ErrorCode::invalid_argument, where + ": expected a device, got none");
+    }
+    if ((d.device.kind == DeviceKind::host) != (local[0].device.kind == DeviceKind::host)) {
+      throw Error(ErrorCode::invalid_argument,
+                  where + ": expected the same kind of memory as local_descriptors[0] (" +
+                      local[0].device.to_string() + "), got " + d.device.to_string());
+    }
+  }
+}
+
+const char* kind_name(OperationKind kind) {
+  return kind == OperationKind::read ? "READ" : kind == OperationKind::write ? "WRITE" : "none";
+}
+
+/// What can be known of the metadata without NIXL; throws what is wrong with it.
+std::vector<Region> check_remote(const RdmaMetadata& remote,
+                                 const std::vector<Descriptor>& local, const Blob& blob,
+                                 const std::string& backend) {
+  if (address_for(blob, backend).empty()) {
+    throw Error(ErrorCode::rejected_metadata,
+                "remote_metadata.nixl_metadata: no connection information for backend '" + backend +
+                    "'");
+  }
+  std::vector<Region> regions;
+  regions.reserve(remote.descriptors.size());
+  for (std::size_t i = 0; i < remote.descriptors.size(); ++i) {
+    const RemoteDescriptor& d = remote.descriptors[i];
+    const std::string where = at("remote_metadata.descriptors", i);
+    if (d.address == 0 || d.size == 0 || d.address + d.size < d.address) {
+      throw Error(ErrorCode::rejected_metadata, where + ": impossible region");
+    }
+    if ((d.device.kind == DeviceKind::host) !=
+        (remote.descriptors[0].device.kind == DeviceKind::host)) {
+      throw Error(ErrorCode::rejected_metadata,
+                  where + ": expected the same kind of memory as in the first (" +
+                      remote.descriptors[0].device.to_string() + "), got " + d.device.to_string());
+    }
+    const Region region = Region::of(d.device, d.address, d.size);
+    if (!offers(blob, backend, region)) {
+      throw Error(ErrorCode::rejected_metadata,
+                  where + ": not among the regions that remote_metadata.nixl_metadata offers");
+    }
+    if (d.size != local[i].size) {
+      throw Error(ErrorCode::invalid_argument,
+                  at("local_descriptors", i) + ": expected the remote's size of " +
+                      std::to_string(d.size) + " bytes, got " + std::to_string(local[i].size));
+    }
+    regions.push_back(region);
+  }
+  return regions;
+}
+
+std::optional<std::chrono::nanoseconds> effective_timeout(
+    const ConnectorOptions& options, std::optional<std::chrono::nanoseconds> timeout) {
+  if (!timeout) return options.default_timeout;
+  if (timeout->count() < 0) return std::nullopt;
+  return timeout;
+}
+
+}  // namespace
+
+struct Connector::Impl {
+  std::shared_ptr<Engine> engine;
+  std::atomic<std::uint64_t> connections{0};
+
+  std::shared_ptr<ConnectionState> make_state(OperationKind kind, std::vector<Descriptor> local,
+                                              std::optional<std::chrono::nanoseconds> timeout) {
+    check_local(local);
+    auto state = std::make_shared<ConnectionState>();
+    state->engine = engine;
+    state->number = ++connections;
+    state->kind = kind;
+    state->time_limit = effective_timeout(engine->options(), timeout);
+    state->began = Clock::now();
+    state->local_regions.reserve(local.size());
+    for (const Descriptor& d : local) {
+      state->local_regions.push_back(Region::of(d.device, d.address, d.size));
+    }
+    state->local = std::move(local);
+    return state;
+  }
+
+  Connection offer(OperationKind kind, std::vector<Descriptor> local,
+                   std::optional<std::chrono::nanoseconds> timeout) {
+    auto state = make_state(kind, std::move(local), timeout);
+    state->passive = true;
+    state->key = random_key();
+    for (const Descriptor& d : state->local) {
+      state->offered.push_back({d.address, d.size, d.device});
+    }
+    engine->attend(state);
+    return Connection(std::move(state));
+  }
+
+  Connection begin(OperationKind kind, const RdmaMetadata& remote, std::vector<Descriptor> local,
+                   std::optional<std::chrono::nanoseconds> timeout) {
+    if (remote.operation_kind != kind) {
+      throw Error(ErrorCode::rejected_metadata,
+                  std::string("remote_metadata.operation_kind: expected ") + kind_name(kind) +
+                      ", got " + kind_name(remote.operation_kind));
+    }
+    if (remote.notification_key.empty()) {
+      throw Error(ErrorCode::rejected_metadata, "remote_metadata.notification_key: empty");
+    }
+    if (remote.descriptors.size() != local.size()) {
+      throw Error(ErrorCode::invalid_argument,
+                  "local_descriptors: expected " + std::to_string(remote.descriptors.size()) +
+                      " descriptors, as many as the remote's, got " + std::to_string(local.size()));
+    }
+    auto state = make_state(kind, std::move(local), timeout);
+    auto blob = Blob::parse(decode_nixl_metadata(remote.nixl_metadata));
+    state->remote_regions = check_remote(remote, state->local, *blob, engine->options().backend);
+    state->remote_name = blob->agent();
+    state->remote_blob = std::move(blob);
+    state->key = remote.notification_key;
+    engine->attend(state);
+    return Connection(std::move(state));
+  }
+
+  /// Has the engine's thread do something, and waits for its result.
+  template <typename Work>
+  auto ask(Work work) {
+    using Result = decltype(work(std::declval<EngineLoop&>()));
+    engine->wait_started();
+    auto promise = std::make_shared<std::promise<Result>>();
+    auto result = promise->get_future();
+    const bool accepted = engine->run([promise, work = std::move(work)](EngineLoop& loop) {
+      try {
+        promise->set_value(work(loop));
+      } catch (const AgentError& error) {
+        promise->set_exception(
+            std::make_exception_ptr(Error(ErrorCode::backend, error.what())));
+      }
+    });
+    if (!accepted) throw Error(ErrorCode::closed, "the connector is closed");
+    return result.get();
+  }
+};
+
+Connector::Connector(ConnectorOptions options) : impl_(std::make_unique<Impl>()) {
+  if (options.name.empty() || options.name.find('\0') != std::string::npos) {
+    throw Error(ErrorCode::invalid_argument, "name: expected text, got none");
+  }
+  impl_->engine = std::make_shared<Engine>(std::move(options));
+}
+
+Connector::~Connector() { close(); }
+
+const std::string& Connector::name() const noexcept { return impl_->engine->connector_name(); }
+
+void Connector::start() { impl_->engine->start(); }
+
+bool Connector::notify_started(std::shared_ptr<CompletionQueue> queue, std::uint64_t token) {
+  return impl_->engine->notify_started(std::move(queue), token);
+}
+
+bool Connector::check_started() const { return impl_->engine->check_started(); }
+
+void Connector::wait_started() { impl_->engine->wait_started(); }
+
+Connection Connector::create_readable(std::vector<Descriptor> local,
+                                      std::optional<std::chrono::nanoseconds> timeout) {
+  return impl_->offer(OperationKind::read, std::move(local), timeout);
+}
+
+Connection Connector::create_writable(std::vector<Descriptor> local,
+                                      std::optional<std::chrono::nanoseconds> timeout) {
+  return impl_->offer(OperationKind::write, std::move(local), timeout);
+}
+
+Connection Connector::begin_read(const RdmaMetadata& remote, std::vector<Descriptor> local,
+                                 std::optional<std::chrono::nanoseconds> timeout) {
+  return impl_->begin(OperationKind::read, remote, std::move(local), timeout);
+}
+
+Connection Connector::begin_write(std::vector<Descriptor> local, const RdmaMetadata& remote,
+                                  std::optional<std::chrono::nanoseconds> timeout) {
+  return impl_->begin(OperationKind::write, remote, std::move(local), timeout);
+}
+
+Registration Connector::register_memory(const Descriptor& descriptor) {
+  check_local({descriptor});
+  const Region region = Region::of(descriptor.device, descriptor.address, descriptor.size);
+  auto held = std::make_shared<HeldRegion>();
+  held->owner = descriptor.owner;
+  held->lease = impl_->ask([region](EngineLoop& loop) { return loop.registry().acquire({region}); });
+  return {impl_->engine, std::move(held)};
+}
+
+std::uint64_t Connector::next_connection_number() noexcept { return ++impl_->connections; }
+
+std::string Connector::agent_metadata() {
+  return impl_->ask([](EngineLoop& loop) { return loop.agent().full_metadata(); });
+}
+
+void Connector::close() noexcept { impl_->engine->close(); }
+
+bool Connector::closed() const noexcept { return impl_->engine->closed(); }
+
+Registration::Registration() noexcept = default;
+Registration::Registration(std::shared_ptr<Engine> engine,
+                           std::shared_ptr<HeldRegion> region) noexcept
+    : engine_(std::move(engine)), region_(std::move(region)) {}
+Registration::Registration(Registration&&) noexcept = default;
+
+Registration& Registration::operator=(Registration&& other) noexcept {
+  std::swap(engine_, other.engine_);
+  std::swap(region_, other.region_);
+  return *this;
+}
+
+Registration::~Registration() { reset(); }
+
+void Registration::reset() noexcept {
+  if (region_ == nullptr) return;
+  try {
+    // The owner goes with the task, after the deregistration.
+    engine_->run([region = region_](EngineLoop& loop) { loop.registry().release(region->lease); });
+  } catch (const std::exception&) {
+    // Out of memory: the region stays registered until the connector closes.
+  }
+  region_.reset();
+  engine_.reset();
+}
+
+NIXL_CONNECT_NAMESPACE_END

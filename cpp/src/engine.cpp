@@ -1,0 +1,553 @@
+#include "engine.h"
+
+#include <pthread.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+
+#include "nixl_connect/error.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+/// With nothing pending: a late peer that still needs an answer gets one.
+constexpr auto kIdlePause = std::chrono::milliseconds(250);
+/// The shortest sleep that is worth the wake-up.
+constexpr auto kShortestPause = std::chrono::microseconds(20);
+/// A pause is this fraction of the time since something last happened.
+constexpr int kPauseFraction = 8;
+
+std::string seconds(std::chrono::nanoseconds duration) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3g s", std::chrono::duration<double>(duration).count());
+  return text;
+}
+
+std::string unique_suffix() {
+  std::uint64_t bits = 0;
+  if (::getrandom(&bits, sizeof bits, 0) != sizeof bits) {
+    bits = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
+  }
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(bits));
+  return text;
+}
+
+Failure closed_failure(const std::string& what) {
+  return {ErrorCode::closed, what + ": the connector was closed"};
+}
+
+}  // namespace
+
+// Engine: what other threads see.
+
+Engine::Engine(ConnectorOptions options) : options_(std::move(options)) {}
+
+Engine::~Engine() {
+  if (thread_ == nullptr) return;
+  if (in_forked_child()) {
+    // The thread exists in the parent only; its handle can be neither joined nor destroyed.
+    static_cast<void>(thread_.release());
+  } else {
+    close();
+  }
+}
+
+bool Engine::in_forked_child() const noexcept {
+  const pid_t process = process_.load(std::memory_order_relaxed);
+  return process != 0 && process != ::getpid();
+}
+
+void Engine::check_process() const {
+  if (in_forked_child()) {
+    throw Error(ErrorCode::forked,
+                "connector '" + options_.name +
+                    "' was started before this process was forked from its parent, and works "
+                    "only there; make a new Connector in the child");
+  }
+}
+
+void Engine::start_locked() {
+  if (start_ != Start::idle) return;
+  process_.store(::getpid(), std::memory_order_relaxed);
+  start_ = Start::starting;
+  // Signals are for the program's own threads.
+  sigset_t all;
+  sigset_t previous;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &previous);
+  thread_ = std::make_unique<std::thread>([this] { thread_main(); });
+  ::pthread_sigmask(SIG_SETMASK, &previous, nullptr);
+}
+
+void Engine::start() {
+  check_process();
+  const std::lock_guard lock(mutex_);
+  if (stopping_ || closed()) throw Error(ErrorCode::closed, "the connector is closed");
+  start_locked();
+}
+
+bool Engine::notify_started(std::shared_ptr<CompletionQueue> queue, std::uint64_t token) {
+  const std::lock_guard lock(mutex_);
+  if (start_ == Start::started || start_ == Start::failed) return false;
+  start_watchers_.emplace_back(std::move(queue), token);
+  return true;
+}
+
+bool Engine::check_started() const {
+  check_process();
+  const std::lock_guard lock(mutex_);
+  if (stopping_) throw Error(ErrorCode::closed, "the connector is closed");
+  if (start_failure_) throw Error(start_failure_->code, start_failure_->message);
+  return start_ == Start::started;
+}
+
+void Engine::wait_started() {
+  start();
+  {
+    std::unique_lock lock(mutex_);
+    started_.wait(lock, [&] { return start_ == Start::started || start_ == Start::failed; });
+  }
+  check_started();
+}
+
+bool Engine::push(Command command, bool or_throw) {
+  if (or_throw) {
+    check_process();
+  } else if (in_forked_child()) {
+    return false;
+  }
+  const std::lock_guard lock(mutex_);
+  if (stopping_ || (!or_throw && start_ == Start::idle)) {
+    if (or_throw) throw Error(ErrorCode::closed, "the connector is closed");
+    return false;
+  }
+  start_locked();
+  mailbox_.push_back(std::move(command));
+  if (sleeping_) {
+    sleeping_ = false;
+    wake_.notify_one();
+  }
+  return true;
+}
+
+void Engine::attend(std::shared_ptr<ConnectionState> operation) {
+  push(std::move(operation), true);
+}
+
+bool Engine::attend_if_open(std::shared_ptr<ConnectionState> operation) {
+  return push(std::move(operation), false);
+}
+
+bool Engine::run(Task task) { return push(std::move(task), false); }
+
+void Engine::close() noexcept {
+  closed_.store(true, std::memory_order_release);
+  if (in_forked_child()) return;
+  const std::lock_guard one_at_a_time(close_mutex_);
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    sleeping_ = false;
+    wake_.notify_one();
+  }
+  if (thread_ != nullptr && thread_->joinable() &&
+      thread_->get_id() != std::this_thread::get_id()) {
+    thread_->join();
+    thread_.reset();
+  }
+}
+
+void Engine::take(std::vector<Command>& commands, Clock::time_point deadline, bool& stop) {
+  std::unique_lock lock(mutex_);
+  const auto due = [&] { return !mailbox_.empty() || (stopping_ && !stop); };
+  if (!due() && deadline > Clock::now()) {
+    sleeping_ = true;
+    if (deadline == Clock::time_point::max()) {
+      wake_.wait(lock, [&] { return due() || !sleeping_; });
+    } else {
+      wake_.wait_until(lock, deadline, [&] { return due() || !sleeping_; });
+    }
+    sleeping_ = false;
+  }
+  stop = stopping_;
+  commands.swap(mailbox_);
+}
+
+void Engine::report_started(Start outcome, std::optional<Failure> failure) {
+  decltype(start_watchers_) watchers;
+  {
+    const std::lock_guard lock(mutex_);
+    start_ = outcome;
+    start_failure_ = std::move(failure);
+    watchers.swap(start_watchers_);
+  }
+  started_.notify_all();
+  for (const auto& [queue, token] : watchers) queue->push(token);
+}
+
+void Engine::thread_main() noexcept {
+  ::pthread_setname_np(::pthread_self(), "nixl_connect");
+  // The default slack of 50 us would be most of a short pause.
+  ::prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
+
+  Failure failure{ErrorCode::backend, ""};
+  try {
+    const NixlApi& api = NixlApi::load(options_.nixl_library, options_.nixl_library_candidates);
+    std::vector<std::shared_ptr<ConnectionState>> survivors;
+    {
+      EngineLoop loop(*this, api);
+      report_started(Start::started, std::nullopt);
+      survivors = loop.run();
+    }
+    // The agent is gone, and with it whatever could still touch their memory.
+    for (const auto& operation : survivors) operation->let_go();
+    return;
+  } catch (const Error& error) {
+    failure = {error.code(), error.what()};
+  } catch (const std::exception& error) {
+    failure.message = "NIXL's agent could not be made with backend '" + options_.backend +
+                      "': " + error.what();
+  }
+  report_started(Start::failed, failure);
+
+  // Whatever is asked of it, it fails.
+  std::vector<Command> commands;
+  bool stop = false;
+  while (!stop) {
+    take(commands, Clock::time_point::max(), stop);
+    for (Command& command : commands) {
+      if (auto* operation = std::get_if<std::shared_ptr<ConnectionState>>(&command)) {
+        (*operation)->finish(OperationStatus::errored, failure);
+        (*operation)->let_go();
+      }
+    }
+    commands.clear();
+  }
+}
+
+// EngineLoop: what its thread does.
+
+EngineLoop::EngineLoop(Engine& engine, const NixlApi& api)
+    : engine_(engine),
+      agent_(api, engine.options().name + "-" + unique_suffix(), engine.options().backend,
+             engine.options().backend_parameters, engine.options().progress_thread),
+      registry_(agent_),
+      peers_(agent_, engine.options().backend, engine.options().max_peer_regions),
+      connections_(agent_.partial_metadata({})),
+      last_work_(Clock::now()) {}
+
+std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
+  Clock::time_point look = Clock::now();
+  Clock::time_point last_call = Clock::time_point::max();
+  while (true) {
+    bool stop = stopping_;
+    engine_.take(commands_, look, stop);
+    if (stop && !stopping_) {
+      stopping_ = true;
+      last_call = Clock::now() + engine_.options().close_grace;
+    }
+    bool worked = !commands_.empty();
+    for (Engine::Command& command : commands_) {
+      if (auto* operation = std::get_if<Operation>(&command)) {
+        attend(*operation);
+      } else {
+        std::get<Engine::Task>(command)(*this);
+      }
+    }
+    commands_.clear();
+    if (stopping_) stop_operations();
+
+    worked |= poll_transfers();
+    worked |= poll_notifications();
+    worked |= expire_deadlines();
+
+    if (stopping_ && (flights_.empty() || Clock::now() >= last_call)) break;
+    look = next_look(worked);
+  }
+  for (const Operation& operation : flights_) operation->transfer.reset();
+  return std::move(flights_);
+}
+
+void EngineLoop::attend(const Operation& operation) {
+  using Phase = ConnectionState::Phase;
+  switch (operation->phase) {
+    case Phase::fresh:
+      if (operation->time_limit && !operation->ended()) {
+        const auto when = operation->began + *operation->time_limit;
+        operation->deadline = deadlines_.emplace_hint(deadlines_.end(), when, operation);
+      }
+      if (operation->ended()) {
+        abort(operation);
+      } else if (operation->passive) {
+        offer(operation);
+      } else {
+        begin(operation);
+      }
+      break;
+    case Phase::offered:
+    case Phase::parked:
+      if (operation->ended()) abort(operation);
+      break;
+    case Phase::flying:    // NIXL still uses the memory.
+    case Phase::released:  // Nothing is left to do.
+      break;
+  }
+}
+
+void EngineLoop::offer(const Operation& operation) {
+  try {
+    operation->lease = registry_.acquire(operation->local_regions);
+    const auto regions = registry_.covering(operation->local_regions);
+    operation->make_ready(Blob::join(connections_, agent_.partial_metadata(regions)));
+  } catch (const AgentError& error) {
+    fail(operation, {ErrorCode::backend, operation->describe() +
+                                             ": the memory could not be registered: " +
+                                             error.what()});
+    abort(operation);
+    return;
+  }
+  operation->phase = ConnectionState::Phase::offered;
+  router_.add(operation);
+}
+
+void EngineLoop::begin(const Operation& operation) {
+  Peer& peer = peers_.peer_of(*operation->remote_blob);
+  operation->peer = &peer;
+  bool done = false;
+  try {
+    if (!peers_.admit(peer, *operation->remote_blob)) {
+      operation->phase = ConnectionState::Phase::parked;
+      peer.parked.push_back(operation);
+      return;
+    }
+  } catch (const AgentError& error) {
+    fail(operation, {ErrorCode::peer_unreachable,
+                     operation->describe() + ": NIXL refused the peer's metadata: " + error.what()});
+    abort(operation);
+    return;
+  }
+  try {
+    operation->lease = registry_.acquire(operation->local_regions);
+  } catch (const AgentError& error) {
+    fail(operation, {ErrorCode::backend, operation->describe() +
+                                             ": the memory could not be registered: " +
+                                             error.what()});
+    abort(operation);
+    return;
+  }
+  try {
+    operation->transfer.emplace(
+        agent_.create_transfer(operation->kind, operation->local_regions, operation->remote_regions,
+                               operation->remote_name, operation->key));
+  } catch (const AgentError& error) {
+    fail(operation, {ErrorCode::backend,
+                     operation->describe() + ": NIXL refused the transfer: " + error.what()});
+    abort(operation);
+    return;
+  }
+  operation->phase = ConnectionState::Phase::flying;
+  ++peer.flights;
+  try {
+    done = operation->transfer->post();
+  } catch (const AgentError& error) {
+    fail(operation, transfer_failure(*operation, error));
+    peer.stale = true;
+    abort(operation);
+    return;
+  }
+  if (done) {
+    complete(operation);
+    return;
+  }
+  operation->make_in_progress();
+  flights_.push_back(operation);
+}
+
+void EngineLoop::unpark(Peer& peer) {
+  std::vector<Operation> parked;
+  parked.swap(peer.parked);
+  for (const Operation& operation : parked) {
+    if (operation->phase != ConnectionState::Phase::parked) continue;
+    operation->phase = ConnectionState::Phase::fresh;
+    if (operation->ended()) {
+      abort(operation);
+    } else {
+      begin(operation);
+    }
+  }
+}
+
+bool EngineLoop::poll_transfers() {
+  bool worked = false;
+  for (std::size_t i = 0; i < flights_.size();) {
+    const Operation operation = flights_[i];
+    bool landed = false;
+    try {
+      if (operation->transfer->done()) {
+        complete(operation);
+        landed = true;
+      }
+    } catch (const AgentError& error) {
+      fail(operation, transfer_failure(*operation, error));
+      operation->peer->stale = true;
+      abort(operation);
+      landed = true;
+    }
+    if (landed) {
+      worked = true;
+      // `land` may have begun others, which are at the end.
+      flights_[i] = std::move(flights_.back());
+      flights_.pop_back();
+    } else {
+      ++i;
+    }
+  }
+  return worked;
+}
+
+bool EngineLoop::poll_notifications() {
+  try {
+    agent_.take_notifications(messages_);
+  } catch (const AgentError&) {
+    // Another look will tell; the operations have their deadlines.
+  }
+  if (messages_.empty()) return false;
+  for (const auto& [sender, message] : messages_) {
+    const auto match = router_.take(message);
+    if (match.operation == nullptr) continue;
+    if (match.failed) {
+      fail(match.operation, {ErrorCode::remote_failed, match.operation->describe() + ": the peer '" +
+                                                           sender + "' reports '" + match.reason +
+                                                           "'"});
+      land(match.operation);
+    } else {
+      complete(match.operation);
+    }
+  }
+  messages_.clear();
+  return true;
+}
+
+bool EngineLoop::expire_deadlines() {
+  if (deadlines_.empty()) return false;
+  const auto now = Clock::now();
+  bool worked = false;
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    const Operation operation = deadlines_.begin()->second;
+    deadlines_.erase(deadlines_.begin());
+    operation->deadline.reset();
+    worked = true;
+    const char* was = operation->passive ? "no peer has completed it" : "the transfer has not ended";
+    fail(operation, {ErrorCode::timed_out, operation->describe() + ": the deadline of " +
+                                               seconds(*operation->time_limit) + " passed, and " +
+                                               was});
+    attend(operation);
+  }
+  return worked;
+}
+
+Clock::time_point EngineLoop::next_look(bool worked) {
+  const auto now = Clock::now();
+  if (worked) {
+    last_work_ = now;
+    return now;
+  }
+  const auto idle = now - last_work_;
+  const ConnectorOptions& options = engine_.options();
+  if (idle < options.spin) {
+    std::this_thread::yield();
+    return now;
+  }
+  Clock::time_point look = now + kIdlePause;
+  if (pending()) {
+    const auto pause = std::max<Clock::duration>(idle / kPauseFraction, kShortestPause);
+    look = now + std::min<Clock::duration>(pause, options.max_pause);
+  }
+  if (!deadlines_.empty()) look = std::min(look, deadlines_.begin()->first);
+  return look;
+}
+
+void EngineLoop::complete(const Operation& operation) {
+  if (operation->peer != nullptr) operation->peer->reached = true;
+  // Memory that nobody keeps alive for us may be freed by whoever learns of the end.
+  const bool unowned = std::any_of(operation->local.begin(), operation->local.end(),
+                                   [](const Descriptor& d) { return d.owner == nullptr; });
+  if (unowned) {
+    operation->transfer.reset();
+    registry_.release(operation->lease);
+    operation->lease.clear();
+  }
+  operation->finish(OperationStatus::complete);
+  land(operation);
+}
+
+void EngineLoop::fail(const Operation& operation, Failure failure) {
+  operation->finish(OperationStatus::errored, std::move(failure));
+}
+
+Failure EngineLoop::transfer_failure(const ConnectionState& operation,
+                                     const AgentError& error) const {
+  const bool reached = operation.peer->reached;
+  return {reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
+          operation.describe() + ": the peer " +
+              (reached ? "has disconnected" : "could not be reached") + " after " +
+              seconds(Clock::now() - operation.began) + ": " + error.what()};
+}
+
+void EngineLoop::tell_failure(const ConnectionState& operation) {
+  if (operation.passive || operation.peer == nullptr ||
+      operation.status() == OperationStatus::complete || !peers_.can_notify(*operation.peer)) {
+    return;
+  }
+  const auto failure = operation.failure();
+  const char* reason = to_string(failure ? failure->code : ErrorCode::cancelled);
+  try {
+    agent_.notify(operation.remote_name, NotificationRouter::failure_notice(operation.key, reason));
+  } catch (const AgentError&) {
+    // The peer's own deadline ends its side.
+  }
+}
+
+void EngineLoop::abort(const Operation& operation) {
+  tell_failure(*operation);
+  land(operation);
+}
+
+void EngineLoop::land(const Operation& operation) {
+  using Phase = ConnectionState::Phase;
+  if (operation->phase == Phase::offered) router_.remove(*operation);
+  Peer* peer = operation->peer;
+  const bool flew = operation->phase == Phase::flying;
+  operation->transfer.reset();
+  if (flew) --peer->flights;
+  release(operation);
+  if (flew && peer->stale && peer->flights == 0 && !peer->parked.empty()) unpark(*peer);
+}
+
+void EngineLoop::release(const Operation& operation) {
+  if (operation->deadline) {
+    deadlines_.erase(*operation->deadline);
+    operation->deadline.reset();
+  }
+  registry_.release(operation->lease);
+  operation->let_go();
+}
+
+void EngineLoop::stop_operations() {
+  std::vector<Operation> open;
+  router_.for_each([&](const Operation& operation) { open.push_back(operation); });
+  for (const auto& [when, operation] : deadlines_) open.push_back(operation);
+  open.insert(open.end(), flights_.begin(), flights_.end());
+  peers_.for_each_parked([&](const Operation& operation) { open.push_back(operation); });
+  for (const Operation& operation : open) {
+    fail(operation, closed_failure(operation->describe()));
+    attend(operation);
+  }
+}
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,158 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "connection_state.h"
+#include "notification_router.h"
+#include "peer_table.h"
+#include "nixl_connect/connector.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+class EngineLoop;
+
+/// A region that somebody has registered by hand.
+struct HeldRegion {
+  MemoryRegistry::Lease lease;
+  std::shared_ptr<const void> owner;
+};
+
+/// The one thread that calls NIXL, and the mailbox through which everybody else asks it to.
+///
+/// Everything that belongs to NIXL lives on the thread's own stack (`EngineLoop`), and so
+/// does not exist in a forked child.
+///
+/// Thread safety: every member may be called from any thread.
+class Engine : public std::enable_shared_from_this<Engine> {
+ public:
+  using Task = std::function<void(EngineLoop&)>;
+
+  explicit Engine(ConnectorOptions options);
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+  /// The thread must have been closed, unless this is a forked child.
+  ~Engine();
+
+  const std::string& connector_name() const noexcept { return options_.name; }
+  const ConnectorOptions& options() const noexcept { return options_; }
+
+  /// Starts the thread, once. Throws `closed` or `forked`.
+  void start();
+  bool notify_started(std::shared_ptr<CompletionQueue> queue, std::uint64_t token);
+  bool check_started() const;
+  void wait_started();
+
+  /// Has the thread look at the operation: begin it if it is fresh, clean up if it has ended.
+  /// Starts the thread if need be. Throws `closed` or `forked`.
+  void attend(std::shared_ptr<ConnectionState> operation);
+  /// As `attend`; returns false instead of throwing, and starts nothing.
+  bool attend_if_open(std::shared_ptr<ConnectionState> operation);
+  /// Has the thread run the task, in turn. Returns false when the engine is closed: what the
+  /// task was to undo is undone already.
+  bool run(Task task);
+
+  /// As `Connector::close`.
+  void close() noexcept;
+  bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
+
+  /// Throws `forked` in a child of the process that started the thread.
+  void check_process() const;
+  bool in_forked_child() const noexcept;
+
+ private:
+  friend class EngineLoop;
+  using Command = std::variant<std::shared_ptr<ConnectionState>, Task>;
+  enum class Start : std::uint8_t { idle, starting, started, failed };
+
+  void start_locked();
+  bool push(Command command, bool or_throw);
+  void thread_main() noexcept;
+  void report_started(Start outcome, std::optional<Failure> failure);
+  /// Moves the commands that wait to `commands`. Sleeps until there are some, until the
+  /// engine is to stop, or until `deadline`; not at all when that has passed.
+  void take(std::vector<Command>& commands, Clock::time_point deadline, bool& stop);
+
+  const ConnectorOptions options_;
+  std::atomic<bool> closed_{false};
+  std::atomic<pid_t> process_{0};
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable started_;
+  std::vector<Command> mailbox_;
+  bool sleeping_ = false;
+  bool stopping_ = false;
+  Start start_ = Start::idle;
+  std::optional<Failure> start_failure_;
+  std::vector<std::pair<std::shared_ptr<CompletionQueue>, std::uint64_t>> start_watchers_;
+  std::unique_ptr<std::thread> thread_;
+
+  std::mutex close_mutex_;
+};
+
+/// What the engine's thread owns, and the work of one turn.
+class EngineLoop {
+ public:
+  EngineLoop(Engine& engine, const NixlApi& api);
+  EngineLoop(const EngineLoop&) = delete;
+  EngineLoop& operator=(const EngineLoop&) = delete;
+
+  /// Until the engine is to stop and the posted transfers have ended or had their grace.
+  /// Returns the operations whose transfers had not ended; their memory may be let go when
+  /// this object is gone.
+  std::vector<std::shared_ptr<ConnectionState>> run();
+
+  Agent& agent() noexcept { return agent_; }
+  MemoryRegistry& registry() noexcept { return registry_; }
+
+ private:
+  using Operation = std::shared_ptr<ConnectionState>;
+
+  void attend(const Operation& operation);
+  void offer(const Operation& operation);
+  void begin(const Operation& operation);
+  /// Tries again what waited for a peer's flights to end.
+  void unpark(Peer& peer);
+
+  bool poll_transfers();
+  bool poll_notifications();
+  bool expire_deadlines();
+  bool pending() const noexcept { return !router_.empty() || !flights_.empty(); }
+  Clock::time_point next_look(bool worked);
+
+  void complete(const Operation& operation);
+  /// As `land`, of an operation that did not succeed: the peer is told.
+  void abort(const Operation& operation);
+  /// NIXL is done with the operation's transfer, or never had one: lets go of everything.
+  void land(const Operation& operation);
+  void fail(const Operation& operation, Failure failure);
+  /// The error of an active operation whose NIXL call failed.
+  Failure transfer_failure(const ConnectionState& operation, const AgentError& error) const;
+  void tell_failure(const ConnectionState& operation);
+  void release(const Operation& operation);
+  void stop_operations();
+
+  Engine& engine_;
+  Agent agent_;
+  MemoryRegistry registry_;
+  PeerTable peers_;
+  NotificationRouter router_;
+  const std::string connections_;
+
+  std::vector<Engine::Command> commands_;
+  std::vector<Operation> flights_;
+  ConnectionState::Deadlines deadlines_;
+  std::vector<std::pair<std::string, std::string>> messages_;
+  Clock::time_point last_work_;
+  bool stopping_ = false;
+};
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "agent.h"
+#include "nixl_connect/api.h"
+#include "region_index.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// The agent's registered memory, counted: the second user of a region, or of a part of one,
+/// shares the registration, and the last one out removes it.
+///
+/// A lease holds *every* registration that covers the wanted memory, because NIXL picks any
+/// of them for a transfer, and the one it picked must stay.
+///
+/// Thread safety: used by the engine's thread.
+class MemoryRegistry {
+ public:
+  using Lease = std::vector<Region>;
+
+  explicit MemoryRegistry(Agent& agent) : agent_(agent) {}
+
+  /// Throws `AgentError`, and holds nothing then. All regions are of one memory type.
+  Lease acquire(const std::vector<Region>& wanted);
+  void release(const Lease& lease) noexcept;
+
+  /// For each wanted region the smallest registered one that covers it, without repeats: what
+  /// to tell a peer that may use the wanted ones. They must be leased.
+  std::vector<Region> covering(const std::vector<Region>& wanted);
+
+  /// Regions registered now.
+  std::size_t size() const noexcept { return users_.size(); }
+
+ private:
+  Agent& agent_;
+  RegionIndex<std::size_t> users_;
+};
+
+NIXL_CONNECT_NAMESPACE_END

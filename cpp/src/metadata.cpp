@@ -1,0 +1,170 @@
+#include "nixl_connect/metadata.h"
+
+#include <zlib.h>
+
+#include <array>
+#include <memory>
+
+#include "nixl_connect/error.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+constexpr std::string_view kBase64Prefix = "b64:";
+constexpr std::string_view kBase64 =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+constexpr std::string_view kHex = "0123456789abcdef";
+constexpr std::uint8_t kNoDigit = 0xff;
+
+/// Peers read any level. Level 1 takes a third of the default's time for nearly its size.
+constexpr int kCompressionLevel = 1;
+
+constexpr std::array<std::uint8_t, 256> reverse(std::string_view digits) {
+  std::array<std::uint8_t, 256> values{};
+  values.fill(kNoDigit);
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    values[static_cast<unsigned char>(digits[i])] = static_cast<std::uint8_t>(i);
+  }
+  return values;
+}
+
+constexpr auto kBase64Values = reverse(kBase64);
+constexpr auto kHexValues = [] {
+  auto values = reverse(kHex);
+  for (char c = 'A'; c <= 'F'; ++c) {
+    values[static_cast<unsigned char>(c)] = static_cast<std::uint8_t>(c - 'A' + 10);
+  }
+  return values;
+}();
+
+[[noreturn]] void reject(const std::string& what) {
+  throw Error(ErrorCode::rejected_metadata, "nixl_metadata: " + what);
+}
+
+std::string to_base64(std::string_view bytes) {
+  std::string text;
+  text.reserve(kBase64Prefix.size() + (bytes.size() + 2) / 3 * 4);
+  text = kBase64Prefix;
+  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+    const std::size_t n = std::min<std::size_t>(3, bytes.size() - i);
+    std::uint32_t group = 0;
+    for (std::size_t k = 0; k < 3; ++k) {
+      group = group << 8 | (k < n ? static_cast<unsigned char>(bytes[i + k]) : 0u);
+    }
+    for (std::size_t k = 0; k < 4; ++k) {
+      text += k <= n ? kBase64[group >> (18 - 6 * k) & 63] : '=';
+    }
+  }
+  return text;
+}
+
+std::string from_base64(std::string_view text) {
+  if (text.size() % 4 != 0) reject("not base64: its length is no multiple of 4");
+  std::size_t padding = 0;
+  while (padding < 2 && padding < text.size() && text[text.size() - 1 - padding] == '=') ++padding;
+  const std::string_view digits = text.substr(0, text.size() - padding);
+
+  std::string bytes;
+  bytes.reserve(text.size() / 4 * 3);
+  std::uint32_t group = 0;
+  unsigned bits = 0;
+  for (const char c : digits) {
+    const std::uint8_t value = kBase64Values[static_cast<unsigned char>(c)];
+    if (value == kNoDigit) reject("not base64");
+    group = group << 6 | value;
+    bits += 6;
+    if (bits >= 8) {
+      bits -= 8;
+      bytes += static_cast<char>(group >> bits & 0xff);
+    }
+  }
+  if ((group & ((1u << bits) - 1)) != 0) reject("not base64: stray bits at its end");
+  return bytes;
+}
+
+std::string to_hex(std::string_view bytes) {
+  std::string text;
+  text.reserve(bytes.size() * 2);
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    text += kHex[byte >> 4];
+    text += kHex[byte & 15];
+  }
+  return text;
+}
+
+std::string from_hex(std::string_view text) {
+  if (text.size() % 2 != 0) reject("neither 'b64:' nor hexadecimal: odd length");
+  std::string bytes;
+  bytes.reserve(text.size() / 2);
+  for (std::size_t i = 0; i < text.size(); i += 2) {
+    const std::uint8_t high = kHexValues[static_cast<unsigned char>(text[i])];
+    const std::uint8_t low = kHexValues[static_cast<unsigned char>(text[i + 1])];
+    if (high == kNoDigit || low == kNoDigit) reject("neither 'b64:' nor hexadecimal");
+    bytes += static_cast<char>(high << 4 | low);
+  }
+  return bytes;
+}
+
+std::string inflate_all(std::string_view compressed) {
+  z_stream stream{};
+  if (inflateInit(&stream) != Z_OK) throw std::bad_alloc();
+  const std::unique_ptr<z_stream, int (*)(z_stream*)> owner(&stream, &inflateEnd);
+  // zlib's interface is older than const.
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(compressed.data()));
+  stream.avail_in = static_cast<uInt>(compressed.size());
+
+  std::string bytes;
+  std::size_t capacity = std::max<std::size_t>(1024, compressed.size() * 2);
+  while (true) {
+    const std::size_t size = bytes.size();
+    capacity = std::min(capacity, kMaxBlobSize + 1);
+    bytes.resize(capacity);
+    stream.next_out = reinterpret_cast<Bytef*>(bytes.data() + size);
+    stream.avail_out = static_cast<uInt>(capacity - size);
+    const int result = inflate(&stream, Z_NO_FLUSH);
+    bytes.resize(capacity - stream.avail_out);
+    if (result == Z_STREAM_END) break;
+    if (bytes.size() > kMaxBlobSize) {
+      reject("decompresses to more than " + std::to_string(kMaxBlobSize) + " bytes");
+    }
+    if (result == Z_BUF_ERROR || (result == Z_OK && stream.avail_out != 0)) {
+      reject("truncated zlib stream");
+    }
+    if (result != Z_OK) reject("not a zlib stream");
+    capacity *= 4;
+  }
+  if (bytes.size() > kMaxBlobSize) {
+    reject("decompresses to more than " + std::to_string(kMaxBlobSize) + " bytes");
+  }
+  if (stream.avail_in != 0) reject("bytes after the end of its zlib stream");
+  return bytes;
+}
+
+}  // namespace
+
+std::string encode_nixl_metadata(std::string_view blob, MetadataEncoding encoding) {
+  uLongf size = compressBound(static_cast<uLong>(blob.size()));
+  std::string compressed(size, '\0');
+  if (compress2(reinterpret_cast<Bytef*>(compressed.data()), &size,
+                reinterpret_cast<const Bytef*>(blob.data()), static_cast<uLong>(blob.size()),
+                kCompressionLevel) != Z_OK) {
+    throw std::bad_alloc();
+  }
+  compressed.resize(size);
+  return encoding == MetadataEncoding::base64 ? to_base64(compressed) : to_hex(compressed);
+}
+
+std::string decode_nixl_metadata(std::string_view text) {
+  if (text.empty()) reject("empty");
+  // No valid text is longer: hexadecimal digits of a blob that could not be compressed.
+  if (text.size() > 2 * kMaxBlobSize + 4096) {
+    reject("expected at most " + std::to_string(2 * kMaxBlobSize) + " characters, got " +
+           std::to_string(text.size()));
+  }
+  return inflate_all(text.starts_with(kBase64Prefix) ? from_base64(text.substr(kBase64Prefix.size()))
+                                                     : from_hex(text));
+}
+
+NIXL_CONNECT_NAMESPACE_END

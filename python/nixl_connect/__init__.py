@@ -1,0 +1,75 @@
+"""Move memory between processes and machines with RDMA over NIXL.
+
+A drop-in for ``dynamo.nixl_connect``: one side offers memory with `Connector.create_readable`
+or `Connector.create_writable` and sends the operation's metadata by any channel; the other
+side reads or writes it with `Connector.begin_read` or `Connector.begin_write`; both await
+the end.
+"""
+
+from __future__ import annotations
+
+from .connector import Connection, Connector, OperationCall
+from .descriptor import Descriptor
+from .device import Device, DeviceKind
+from .errors import (
+    BackendError,
+    ConnectorClosedError,
+    DeadlineExceededError,
+    ForkedProcessError,
+    NixlNotFoundError,
+    OperationCancelledError,
+    OperationStateError,
+    PeerDisconnectedError,
+    PeerUnreachableError,
+    RejectedMetadataError,
+    RemoteFailedError,
+    TransferError,
+)
+from .metadata import RdmaMetadata, SerializedDescriptor
+from .operations import (
+    AbstractOperation,
+    ActiveOperation,
+    OperationKind,
+    OperationStatus,
+    PassiveOperation,
+    ReadableOperation,
+    ReadOperation,
+    Remote,
+    WritableOperation,
+    WriteOperation,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AbstractOperation",
+    "ActiveOperation",
+    "BackendError",
+    "Connection",
+    "Connector",
+    "ConnectorClosedError",
+    "DeadlineExceededError",
+    "Descriptor",
+    "Device",
+    "DeviceKind",
+    "ForkedProcessError",
+    "NixlNotFoundError",
+    "OperationCall",
+    "OperationCancelledError",
+    "OperationKind",
+    "OperationStateError",
+    "OperationStatus",
+    "PassiveOperation",
+    "PeerDisconnectedError",
+    "PeerUnreachableError",
+    "RdmaMetadata",
+    "ReadOperation",
+    "ReadableOperation",
+    "RejectedMetadataError",
+    "Remote",
+    "RemoteFailedError",
+    "SerializedDescriptor",
+    "TransferError",
+    "WritableOperation",
+    "WriteOperation",
+]

@@ -1,0 +1,82 @@
+"""From the core's completion queues to asyncio's futures.
+
+Each event loop has one queue, whose descriptor it watches; the core's thread writes to the
+descriptor when the queue becomes non-empty, and the loop takes all that has arrived at once.
+Nothing here polls or sleeps, and no thread but the loop's own runs Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from . import _core
+
+__all__ = ["wait_for"]
+
+
+class _Bridge:
+    """One event loop's completion queue, and the futures that wait on it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.queue = _core.CompletionQueue()
+        self.futures: dict[int, asyncio.Future[bool]] = {}
+        self.tokens = itertools.count()
+        loop.add_reader(self.queue.fileno(), self._drain)
+
+    def _drain(self) -> None:
+        for token in self.queue.drain():
+            future = self.futures.pop(token, None)
+            if future is not None and not future.done():
+                future.set_result(True)
+
+
+# A bridge holds no reference to its loop, so that both can go.
+_bridges: WeakKeyDictionary[asyncio.AbstractEventLoop, _Bridge] = WeakKeyDictionary()
+_bridges_lock = threading.Lock()
+
+
+def _bridge_of(loop: asyncio.AbstractEventLoop) -> _Bridge:
+    bridge = _bridges.get(loop)
+    if bridge is None:
+        bridge = _Bridge(loop)
+        with _bridges_lock:
+            _bridges[loop] = bridge
+    return bridge
+
+
+def _expire(future: asyncio.Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)
+
+
+async def wait_for(
+    notify: Callable[[_core.CompletionQueue, int], bool],
+    forget: Callable[[_core.CompletionQueue, int], None] | None = None,
+    timeout: float | None = None,
+) -> bool:
+    """Wait until the core pushes the token given to `notify`, or for `timeout` seconds.
+
+    Returns whether the token came. `notify` returns False when there is nothing to wait for;
+    `forget` takes a notification back that is no longer wanted.
+    """
+    loop = asyncio.get_running_loop()
+    bridge = _bridge_of(loop)
+    token = next(bridge.tokens)
+    future: asyncio.Future[bool] = loop.create_future()
+    bridge.futures[token] = future
+    timer = None
+    try:
+        if not notify(bridge.queue, token):
+            return True
+        if timeout is not None:
+            timer = loop.call_later(max(timeout, 0.0), _expire, future)
+        return await future
+    finally:
+        if timer is not None:
+            timer.cancel()
+        if bridge.futures.pop(token, None) is not None and forget is not None:
+            forget(bridge.queue, token)

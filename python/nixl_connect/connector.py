@@ -1,0 +1,472 @@
+"""The connector: where operations come from."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import ctypes
+import socket
+import sys
+import uuid
+import weakref
+from collections.abc import Coroutine, Generator, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import cached_property
+from types import TracebackType
+from typing import Any, TypeVar
+
+from . import _asyncio, _core
+from ._library import nixl_library_candidates
+from .descriptor import Descriptor
+from .metadata import RdmaMetadata
+from .operations import (
+    AbstractOperation,
+    Default,
+    ReadableOperation,
+    ReadOperation,
+    WritableOperation,
+    WriteOperation,
+    check_timeout,
+)
+
+__all__ = ["Connection", "Connector", "OperationCall"]
+
+OperationT = TypeVar("OperationT", bound=AbstractOperation)
+
+
+class OperationCall(
+    Coroutine[Any, Any, OperationT], AbstractAsyncContextManager[OperationT]
+):
+    """What a connector's factories return: a coroutine that can also be entered.
+
+    ``op = await connector.create_readable(d)``, or ``async with connector.create_readable(d)
+    as op:``, which cancels the operation at the end of the block if it has not ended.
+    """
+
+    __slots__ = ("_coroutine", "_operation")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, OperationT]) -> None:
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, OperationT]:
+        return self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._coroutine.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        return self._coroutine.throw(*args)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    async def __aenter__(self) -> OperationT:
+        self._operation = await self._coroutine
+        return self._operation
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._operation.__exit__(exc_type, exc_value, traceback)
+
+
+class Connection:
+    """The local side of one operation, or a handle on a connector's agent.
+
+    Each operation has its own. All connections of a connector share its agent.
+
+    Parameters
+    ----------
+    connector
+        The connector.
+    number
+        A number above 0; the name is ``<connector>-<number>``.
+    """
+
+    def __init__(self, connector: Connector, number: int) -> None:
+        if not isinstance(connector, Connector):
+            raise TypeError(f"connector: expected Connector, got {type(connector).__name__}")
+        if not isinstance(number, int):
+            raise TypeError(f"number: expected int, got {type(number).__name__}")
+        if number <= 0:
+            raise ValueError(f"number: expected a number above 0, got {number}")
+        self._connector = connector
+        self._name = f"{connector.name}-{number}"
+
+    @property
+    def connector(self) -> Connector:
+        """The connector."""
+        return self._connector
+
+    @property
+    def name(self) -> str:
+        """``<connector>-<number>``."""
+        return self._name
+
+    @property
+    def metadata(self) -> bytes:
+        """The agent's whole NIXL metadata: how to reach it, and every registered region.
+
+        What an operation sends (`PassiveOperation.metadata`) tells of its own regions only.
+        Blocks until the agent is made.
+        """
+        return self._connector._core.agent_metadata()
+
+    async def initialize(self) -> None:
+        """Make the agent, if that has not been done."""
+        await self._connector._started()
+
+    def __repr__(self) -> str:
+        return f"Connection(name={self._name!r})"
+
+    def __str__(self) -> str:
+        return self._name
+
+
+class Connector:
+    """Moves memory between this process and others.
+
+    One connector has one NIXL agent and one thread that drives it. Both are made at the first
+    use, off the event loop, so a connector may be made before the process forks and used
+    after it.
+
+    Parameters
+    ----------
+    worker_id
+        The worker's name; a random one when None. Workers need no unique names: the agent's
+        name has a part that is unique to this process's life.
+    backend
+        NIXL's backend.
+    backend_parameters
+        The backend's parameters, over its defaults. For UCX, for example,
+        ``{"ucx_error_handling_mode": "none"}``.
+    default_timeout
+        Seconds after which an operation fails that was made without a timeout of its own;
+        None for no deadline.
+    progress_thread
+        Have NIXL run a progress thread of its own. It is not needed, and burns most of a core
+        on hosts without RDMA.
+    nixl_library
+        Path of ``libnixl_capi.so``; found by itself when None: the environment variable
+        ``NIXL_CONNECT_NIXL_LIBRARY``, a copy loaded in this process, NIXL's wheels, the
+        system.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When an argument is wrong. That NIXL is missing is told by the first use, with
+        `NixlNotFoundError`.
+
+    Thread safety: may be used from any number of threads and event loops at once.
+    """
+
+    def __init__(
+        self,
+        worker_id: str | None = None,
+        *,
+        backend: str = "UCX",
+        backend_parameters: Mapping[str, str] | None = None,
+        default_timeout: float | None = 300.0,
+        progress_thread: bool = False,
+        nixl_library: str | None = None,
+    ) -> None:
+        if worker_id is None:
+            worker_id = uuid.uuid4().hex
+        if not isinstance(worker_id, str) or not worker_id or "\0" in worker_id:
+            raise TypeError(
+                f"worker_id: expected a str that is not empty, or None, got {worker_id!r}"
+            )
+        if default_timeout is not None:
+            check_timeout(default_timeout)
+        self._worker_id = worker_id
+        self._hostname = socket.gethostname()
+        self._shared_connection: Connection | None = None
+        self._core = _core.Connector(
+            name=worker_id,
+            backend=backend,
+            backend_parameters=dict(backend_parameters or {}),
+            default_timeout=default_timeout,
+            progress_thread=progress_thread,
+            nixl_library=nixl_library or "",
+            nixl_library_candidates=nixl_library_candidates(),
+            spin=200e-6,
+            max_pause=1e-3,
+        )
+        _open[id(self)] = self
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+        return self._worker_id
+
+    @property
+    def hostname(self) -> str:
+        """The name of this host."""
+        return self._hostname
+
+    @cached_property
+    def is_cuda_available(self) -> bool:
+        """Whether CUDA has a device here.
+
+        Asking initialises CUDA, after which a forked child cannot use it.
+        """
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            return bool(torch.cuda.is_available())
+        try:
+            cuda = ctypes.CDLL("libcuda.so.1")
+        except OSError:
+            return False
+        count = ctypes.c_int()
+        return (
+            cuda.cuInit(0) == 0
+            and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0
+            and count.value > 0
+        )
+
+    def create_readable(
+        self,
+        local_descriptors: Descriptor | list[Descriptor],
+        *,
+        timeout: float | None | Default = Default.TIMEOUT,
+    ) -> OperationCall[ReadableOperation]:
+        """Offer memory for a peer to read.
+
+        Parameters
+        ----------
+        local_descriptors
+            What to offer; all of one kind of memory.
+        timeout
+            Seconds until the operation fails with `DeadlineExceededError`; None for no
+            deadline.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When an argument is wrong.
+        TransferError
+            When the memory could not be registered, NIXL is missing or the connector closed.
+        """
+        return OperationCall(self._create(ReadableOperation, local_descriptors, timeout))
+
+    def create_writable(
+        self,
+        local_descriptors: Descriptor | list[Descriptor],
+        *,
+        timeout: float | None | Default = Default.TIMEOUT,
+    ) -> OperationCall[WritableOperation]:
+        """Offer memory for a peer to write. As `create_readable`; the memory is writable."""
+        return OperationCall(self._create(WritableOperation, local_descriptors, timeout))
+
+    def begin_read(
+        self,
+        remote_metadata: RdmaMetadata,
+        local_descriptors: Descriptor | list[Descriptor],
+        *,
+        timeout: float | None | Default = Default.TIMEOUT,
+    ) -> OperationCall[ReadOperation]:
+        """Begin to read what a peer offers.
+
+        The transfer is under way when the call returns, and needs no further asking.
+
+        Parameters
+        ----------
+        remote_metadata
+            What the peer's `ReadableOperation.metadata` gave.
+        local_descriptors
+            Where the data is to arrive: writable memory, as many descriptors and of the same
+            sizes as the remote's.
+        timeout
+            Seconds until the operation fails with `DeadlineExceededError`; None for no
+            deadline.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When an argument is wrong, does not match the remote's, or the metadata is of a
+            writable operation.
+        RejectedMetadataError
+            When the metadata is damaged or contradicts itself.
+        TransferError
+            When NIXL is missing or the connector closed.
+        """
+        return OperationCall(self._begin_read(remote_metadata, local_descriptors, timeout))
+
+    def begin_write(
+        self,
+        local_descriptors: Descriptor | list[Descriptor],
+        remote_metadata: RdmaMetadata,
+        *,
+        timeout: float | None | Default = Default.TIMEOUT,
+    ) -> OperationCall[WriteOperation]:
+        """Begin to write to what a peer offers. As `begin_read`, the other way."""
+        return OperationCall(self._begin_write(local_descriptors, remote_metadata, timeout))
+
+    def create_readable_blocking(
+        self,
+        local_descriptors: Descriptor | list[Descriptor],
+        *,
+        timeout: float | None | Default = Default.TIMEOUT,
+    ) -> ReadableOperation:
+        """As `create_readable`, for threads without an event loop."""
+        return self._create_blocking(ReadableOperation, local_descriptors, timeout)
+
+    def create_writable_blocking(
+        self,
+        local_descriptors: Descriptor | list[Descriptor],
+        *,
+        timeout: float | None | Default = Default.TIMEOUT,
+    ) -> WritableOperation:
+        """As `create_writable`, for threads without an event loop."""
+        return self._create_blocking(WritableOperation, local_descriptors, timeout)
+
+    def begin_read_blocking(
+        self,
+        remote_metadata: RdmaMetadata,
+        local_descriptors: Descriptor | list[Descriptor],
+        *,
+        timeout: float | None | Default = Default.TIMEOUT,
+    ) -> ReadOperation:
+        """As `begin_read`, for threads without an event loop."""
+        self._core.wait_started()
+        return ReadOperation(self._shared(), remote_metadata, local_descriptors, timeout)
+
+    def begin_write_blocking(
+        self,
+        local_descriptors: Descriptor | list[Descriptor],
+        remote_metadata: RdmaMetadata,
+        *,
+        timeout: float | None | Default = Default.TIMEOUT,
+    ) -> WriteOperation:
+        """As `begin_write`, for threads without an event loop."""
+        self._core.wait_started()
+        return WriteOperation(self._shared(), local_descriptors, remote_metadata, timeout)
+
+    async def initialize(self) -> None:
+        """Deprecated: does nothing. The agent is made when it is needed."""
+
+    def close(self) -> None:
+        """End every operation and give the agent back.
+
+        Operations that have not ended fail with `ConnectorClosedError`; transfers that are
+        under way get up to a second to come to their end, and their memory is let go when
+        nothing can write to it any more. Blocks meanwhile; `aclose` does not. May be called
+        again, from any thread, and in a forked child.
+        """
+        _open.pop(id(self), None)
+        self._core.close()
+
+    async def aclose(self) -> None:
+        """As `close`, without blocking the event loop."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def __enter__(self) -> Connector:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Connector:
+        await self._started()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Connector):
+            return NotImplemented
+        return self._worker_id == other._worker_id
+
+    def __hash__(self) -> int:
+        return hash(self._worker_id)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._core.closed else ""
+        return f"Connector(worker_id={self._worker_id!r}, hostname={self._hostname!r}{state})"
+
+    def __str__(self) -> str:
+        return self._worker_id
+
+    async def _create_connection(self) -> Connection:
+        """The connector's shared connection, the same at each call; makes the agent."""
+        await self._started()
+        return self._shared()
+
+    def _shared(self) -> Connection:
+        if self._shared_connection is None:
+            self._shared_connection = Connection(self, self._core.next_connection_number())
+        return self._shared_connection
+
+    def _connection_named(self, name: str) -> Connection:
+        return Connection(self, int(name.rpartition("-")[2]))
+
+    async def _started(self) -> None:
+        core = self._core
+        if not core.check_started():
+            core.start()
+            await _asyncio.wait_for(core.notify_started)
+            core.check_started()
+
+    async def _create(
+        self,
+        operation: type[OperationT],
+        local_descriptors: Descriptor | list[Descriptor],
+        timeout: float | None | Default,
+    ) -> OperationT:
+        await self._started()
+        return await operation(self._shared(), local_descriptors, timeout)._made_ready()  # type: ignore[call-arg,arg-type]
+
+    def _create_blocking(
+        self,
+        operation: type[OperationT],
+        local_descriptors: Descriptor | list[Descriptor],
+        timeout: float | None | Default,
+    ) -> OperationT:
+        self._core.wait_started()
+        made = operation(self._shared(), local_descriptors, timeout)  # type: ignore[call-arg,arg-type]
+        made._core.wait(_core.READY, None)
+        made._raise_failure()
+        return made
+
+    async def _begin_read(
+        self,
+        remote_metadata: RdmaMetadata,
+        local_descriptors: Descriptor | list[Descriptor],
+        timeout: float | None | Default,
+    ) -> ReadOperation:
+        await self._started()
+        return ReadOperation(self._shared(), remote_metadata, local_descriptors, timeout)
+
+    async def _begin_write(
+        self,
+        local_descriptors: Descriptor | list[Descriptor],
+        remote_metadata: RdmaMetadata,
+        timeout: float | None | Default,
+    ) -> WriteOperation:
+        await self._started()
+        return WriteOperation(self._shared(), local_descriptors, remote_metadata, timeout)
+
+
+# By identity: connectors of one name are equal, and each has an agent of its own.
+_open: weakref.WeakValueDictionary[int, Connector] = weakref.WeakValueDictionary()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what is open while the interpreter still works."""
+    for connector in list(_open.values()):
+        connector.close()

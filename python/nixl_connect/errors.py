@@ -1,0 +1,91 @@
+"""What can go wrong, by type.
+
+Every error of a transfer is a `TransferError`, which is a `RuntimeError`; those that Python
+has a type for are of that type too. Wrong arguments raise `TypeError` and `ValueError`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "ConnectorClosedError",
+    "DeadlineExceededError",
+    "ForkedProcessError",
+    "NixlNotFoundError",
+    "OperationCancelledError",
+    "OperationStateError",
+    "PeerDisconnectedError",
+    "PeerUnreachableError",
+    "RejectedMetadataError",
+    "RemoteFailedError",
+    "TransferError",
+]
+
+
+class TransferError(RuntimeError):
+    """Base of all errors of this library that are not plain wrong arguments."""
+
+
+class OperationStateError(TransferError):
+    """The call does not fit the operation's state, as `results()` before the end."""
+
+
+class ConnectorClosedError(TransferError):
+    """The connector is closed, or was closed while the operation was under way."""
+
+
+class ForkedProcessError(TransferError):
+    """The connector belongs to the parent of this forked process."""
+
+
+class NixlNotFoundError(TransferError, ImportError):
+    """NIXL is not installed, or cannot be loaded."""
+
+
+class RejectedMetadataError(TransferError, ValueError):
+    """The peer's metadata is damaged, hostile, or contradicts itself."""
+
+
+class PeerUnreachableError(TransferError, ConnectionError):
+    """The peer could not be reached: nothing was ever moved to or from it."""
+
+
+class PeerDisconnectedError(TransferError, ConnectionError):
+    """The peer was reached before, and is gone."""
+
+
+class RemoteFailedError(TransferError):
+    """The peer reports that its side of the operation failed or was cancelled."""
+
+
+class OperationCancelledError(TransferError):
+    """The operation was cancelled on this side."""
+
+
+class DeadlineExceededError(TransferError, TimeoutError):
+    """The operation's deadline passed."""
+
+
+class BackendError(TransferError):
+    """NIXL or its backend refused a call."""
+
+
+_CLASSES: dict[str, type[Exception]] = {
+    "invalid_argument": ValueError,
+    "invalid_state": OperationStateError,
+    "closed": ConnectorClosedError,
+    "forked": ForkedProcessError,
+    "nixl_not_found": NixlNotFoundError,
+    "rejected_metadata": RejectedMetadataError,
+    "peer_unreachable": PeerUnreachableError,
+    "peer_disconnected": PeerDisconnectedError,
+    "remote_failed": RemoteFailedError,
+    "cancelled": OperationCancelledError,
+    "timed_out": DeadlineExceededError,
+    "backend": BackendError,
+}
+
+
+def from_core(code: str, message: str) -> Exception:
+    """The Python error for one of the core's."""
+    return _CLASSES[code](message)

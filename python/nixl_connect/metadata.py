@@ -1,0 +1,98 @@
+"""What the passive side sends to the active side, as pydantic models.
+
+The models are the wire form of ``dynamo.nixl_connect``: the same fields with the same
+meanings, so that each side may be either library. They can be fields of other models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from .device import Device
+
+if TYPE_CHECKING:
+    from .descriptor import Descriptor
+
+__all__ = ["RdmaMetadata", "SerializedDescriptor"]
+
+_CONFIG = ConfigDict(extra="forbid", frozen=True)
+
+
+class SerializedDescriptor(BaseModel):
+    """A region of the passive side's memory."""
+
+    model_config = _CONFIG
+
+    device: str = "cpu"
+    """``"cpu"``, ``"cuda:<id>"`` or ``"xpu:<id>"``."""
+    ptr: int = 0
+    """Address of the first byte, in the passive side's process; never 0."""
+    size: int = 0
+    """Bytes."""
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        text = value.strip().lower()
+        Device(text)
+        return text
+
+    @field_validator("ptr")
+    @classmethod
+    def _check_ptr(cls, value: int) -> int:
+        if not 0 < value < 1 << 64:
+            raise ValueError(f"ptr: expected an address that is not null, got {value}")
+        return value
+
+    @field_validator("size")
+    @classmethod
+    def _check_size(cls, value: int) -> int:
+        if not 0 <= value < 1 << 64:
+            raise ValueError(f"size: expected a number of bytes, got {value}")
+        return value
+
+    def to_descriptor(self) -> Descriptor:
+        """The region as a `Descriptor`; its address means nothing in this process."""
+        from .descriptor import Descriptor
+
+        return Descriptor((self.ptr, self.size, self.device, None))
+
+
+class RdmaMetadata(BaseModel):
+    """All that the active side needs to read or write what the passive side offers."""
+
+    model_config = _CONFIG
+
+    descriptors: list[SerializedDescriptor] = []
+    """The offered regions, in order."""
+    nixl_metadata: str = ""
+    """NIXL's description of the agent and the regions: ``b64:`` and base64 of a zlib stream,
+    or, from older peers, the stream in hexadecimal."""
+    notification_key: str = ""
+    """Names the operation; comes back as a notification when it is done."""
+    operation_kind: int = 0
+    """An `OperationKind`: 1 when the regions may be read, 2 when they may be written."""
+
+    @field_validator("operation_kind")
+    @classmethod
+    def _check_operation_kind(cls, value: int) -> int:
+        # Dynamo's range; `begin_read` and `begin_write` take their own kind only.
+        if not 1 <= value <= 3:
+            raise ValueError(f"operation_kind: expected 1 (READ) or 2 (WRITE), got {value}")
+        return value
+
+    def to_descriptors(self) -> Descriptor | list[Descriptor]:
+        """The offered regions: a single descriptor, or a list when there are several.
+
+        Raises
+        ------
+        ValueError
+            When there are none.
+        """
+        if not self.descriptors:
+            raise ValueError("descriptors: expected at least one, got none")
+        if len(self.descriptors) == 1:
+            return self.descriptors[0].to_descriptor()
+        return [item.to_descriptor() for item in self.descriptors]

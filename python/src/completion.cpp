@@ -1,0 +1,24 @@
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include "module.h"
+
+namespace nixl_connect::python {
+
+void init_completion(nb::module_& m) {
+  nb::class_<CompletionQueue>(m, "CompletionQueue",
+                              "Tokens of what has happened, and a descriptor to poll for them.")
+      .def(nb::new_(&CompletionQueue::create))
+      .def("fileno", &CompletionQueue::fd, "The descriptor: readable while there are tokens.")
+      .def(
+          "drain",
+          [](CompletionQueue& queue) {
+            release_abandoned();
+            std::vector<std::uint64_t> tokens;
+            queue.drain(tokens);
+            return tokens;
+          },
+          "Takes the tokens that have arrived.");
+}
+
+}  // namespace nixl_connect::python

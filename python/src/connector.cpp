@@ -1,0 +1,148 @@
+#include "nixl_connect/connector.h"
+
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "module.h"
+
+namespace nixl_connect::python {
+
+namespace {
+
+/// Closes without keeping other Python threads from running.
+struct PythonConnector : Connector {
+  using Connector::Connector;
+  ~PythonConnector() {
+    const Unlocked unlocked;
+    close();
+  }
+};
+
+std::optional<std::chrono::nanoseconds> optional_seconds(std::optional<double> seconds) {
+  if (!seconds) return std::nullopt;
+  return from_seconds(*seconds);
+}
+
+/// The core's form of a `RdmaMetadata` model.
+RdmaMetadata remote_metadata(nb::handle model) {
+  RdmaMetadata metadata;
+  metadata.nixl_metadata = nb::cast<std::string>(model.attr("nixl_metadata"));
+  metadata.notification_key = nb::cast<std::string>(model.attr("notification_key"));
+  metadata.operation_kind =
+      static_cast<OperationKind>(nb::cast<std::uint8_t>(model.attr("operation_kind")));
+  const nb::list descriptors = nb::cast<nb::list>(model.attr("descriptors"));
+  metadata.descriptors.reserve(descriptors.size());
+  for (nb::handle d : descriptors) {
+    metadata.descriptors.push_back({nb::cast<std::uintptr_t>(d.attr("ptr")),
+                                    nb::cast<std::size_t>(d.attr("size")),
+                                    Device::parse(nb::cast<std::string>(d.attr("device")))});
+  }
+  return metadata;
+}
+
+Connection create(PythonConnector& connector, int kind, nb::handle local, std::optional<double> timeout) {
+  release_abandoned();
+  if (static_cast<OperationKind>(kind) == OperationKind::read) {
+    return connector.create_readable(local_descriptors(local, false), optional_seconds(timeout));
+  }
+  return connector.create_writable(local_descriptors(local, true), optional_seconds(timeout));
+}
+
+Connection begin(PythonConnector& connector, int kind, nb::handle remote, nb::handle local,
+                 std::optional<double> timeout) {
+  release_abandoned();
+  if (static_cast<OperationKind>(kind) == OperationKind::read) {
+    return connector.begin_read(remote_metadata(remote), local_descriptors(local, true),
+                                optional_seconds(timeout));
+  }
+  return connector.begin_write(local_descriptors(local, false), remote_metadata(remote),
+                               optional_seconds(timeout));
+}
+
+}  // namespace
+
+std::chrono::nanoseconds from_seconds(double seconds) {
+  // Longer than anybody waits, and still a number of nanoseconds.
+  constexpr double kLongest = 1e9;
+  if (std::isnan(seconds)) throw nb::value_error("timeout: expected seconds, got nan");
+  return std::chrono::nanoseconds(
+      static_cast<std::int64_t>(std::clamp(seconds, -1.0, kLongest) * 1e9));
+}
+
+void init_connector(nb::module_& m) {
+  nb::class_<Registration>(m, "Registration", "Memory registered by hand.")
+      .def("reset", &Registration::reset, "Deregisters.");
+
+  nb::class_<PythonConnector>(m, "Connector", nb::is_weak_referenceable(),
+                              "The core's connector: one agent, one thread.")
+      .def(
+          "__init__",
+          [](PythonConnector* self, std::string name, std::string backend,
+             std::map<std::string, std::string> backend_parameters,
+             std::optional<double> default_timeout, bool progress_thread, std::string nixl_library,
+             std::vector<std::string> nixl_library_candidates, double spin, double max_pause) {
+            ConnectorOptions options;
+            options.name = std::move(name);
+            options.backend = std::move(backend);
+            options.backend_parameters = std::move(backend_parameters);
+            options.default_timeout = optional_seconds(default_timeout);
+            options.progress_thread = progress_thread;
+            options.nixl_library = std::move(nixl_library);
+            options.nixl_library_candidates = std::move(nixl_library_candidates);
+            using std::chrono::duration_cast;
+            using std::chrono::microseconds;
+            options.spin = duration_cast<microseconds>(from_seconds(spin));
+            options.max_pause = duration_cast<microseconds>(from_seconds(max_pause));
+            new (self) PythonConnector(std::move(options));
+          },
+          nb::kw_only(), nb::arg("name"), nb::arg("backend"), nb::arg("backend_parameters"),
+          nb::arg("default_timeout").none(), nb::arg("progress_thread"), nb::arg("nixl_library"),
+          nb::arg("nixl_library_candidates"), nb::arg("spin"), nb::arg("max_pause"))
+      .def("start", &PythonConnector::start, "Makes the agent, if that has not begun.")
+      .def("notify_started", &PythonConnector::notify_started, nb::arg("queue"), nb::arg("token"))
+      .def("check_started", &PythonConnector::check_started,
+           "Whether the agent is made; raises why it could not be.")
+      .def("wait_started",
+           [](PythonConnector& connector) {
+             const Unlocked unlocked;
+             connector.wait_started();
+           })
+      .def("create", &create, nb::arg("kind"), nb::arg("local_descriptors"),
+           nb::arg("timeout").none())
+      .def("begin", &begin, nb::arg("kind"), nb::arg("remote_metadata"),
+           nb::arg("local_descriptors"), nb::arg("timeout").none())
+      .def(
+          "register_memory",
+          [](PythonConnector& connector, const LocalDescriptor& descriptor) {
+            const Descriptor memory = descriptor.memory;
+            const Unlocked unlocked;
+            return connector.register_memory(memory);
+          },
+          nb::arg("descriptor"))
+      .def("next_connection_number", &PythonConnector::next_connection_number)
+      .def("agent_metadata",
+           [](PythonConnector& connector) {
+             const std::string blob = [&] {
+               const Unlocked unlocked;
+               return connector.agent_metadata();
+             }();
+             return nb::bytes(blob.data(), blob.size());
+           })
+      .def("close",
+           [](PythonConnector& connector) {
+             {
+               const Unlocked unlocked;
+               connector.close();
+             }
+             release_abandoned();
+           })
+      .def_prop_ro("closed", &PythonConnector::closed);
+}
+
+}  // namespace nixl_connect::python

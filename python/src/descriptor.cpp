@@ -1,0 +1,142 @@
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+
+#include <cmath>
+#include <string>
+
+#include "module.h"
+
+namespace nixl_connect::python {
+
+namespace {
+
+/// Gives a `Py_buffer` back.
+class BufferView {
+ public:
+  BufferView(nb::handle object, int flags) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw nb::python_error();
+  }
+  BufferView(const BufferView&) = delete;
+  BufferView& operator=(const BufferView&) = delete;
+  ~BufferView() { PyBuffer_Release(&view_); }
+
+  const Py_buffer& operator*() const { return view_; }
+
+ private:
+  Py_buffer view_{};
+};
+
+/// Address, bytes, writable, contiguous of an object with the buffer protocol.
+std::tuple<std::uintptr_t, std::size_t, bool, bool> buffer_info(nb::handle object) {
+  const BufferView view(object, PyBUF_FULL_RO);
+  const Py_buffer& buffer = *view;
+  return {reinterpret_cast<std::uintptr_t>(buffer.buf), static_cast<std::size_t>(buffer.len),
+          buffer.readonly == 0, PyBuffer_IsContiguous(&buffer, 'A') != 0};
+}
+
+/// Whether strides (in elements) lay the elements out without gaps, in the order of the axes
+/// or in the reverse order.
+bool is_dense(const nb::ndarray<nb::ro>& array) {
+  const auto dense = [&](bool c_order) {
+    std::int64_t expected = 1;
+    for (std::size_t i = 0; i < array.ndim(); ++i) {
+      const std::size_t axis = c_order ? array.ndim() - 1 - i : i;
+      if (array.shape(axis) != 1 && array.stride(axis) != expected) return false;
+      expected *= static_cast<std::int64_t>(array.shape(axis));
+    }
+    return true;
+  };
+  return array.size() == 0 || dense(true) || dense(false);
+}
+
+/// Address, bytes, writable, contiguous, DLPack device type and device id, and the object
+/// that keeps the memory alive, of an object with DLPack.
+std::tuple<std::uintptr_t, std::size_t, bool, bool, int, int, nb::object> dlpack_info(
+    nb::handle object) {
+  bool writable = true;
+  nb::ndarray<nb::ro> array;
+  // An array that may be written converts to a writable type, one that may not does not.
+  if (nb::ndarray<> read_write; nb::try_cast(object, read_write, false)) {
+    array = nb::ndarray<nb::ro>(read_write);
+  } else {
+    writable = false;
+    array = nb::cast<nb::ndarray<nb::ro>>(object, false);
+  }
+  // The exported tensor keeps the memory alive, even where the export made a copy.
+  nb::object keeper = nb::capsule(new nb::ndarray<nb::ro>(array), [](void* held) noexcept {
+    delete static_cast<nb::ndarray<nb::ro>*>(held);
+  });
+  return {reinterpret_cast<std::uintptr_t>(array.data()), array.nbytes(), writable,
+          is_dense(array), array.device_type(), array.device_id(), keeper};
+}
+
+}  // namespace
+
+std::vector<Descriptor> local_descriptors(nb::handle value, bool writable) {
+  std::vector<Descriptor> result;
+  const auto add = [&](nb::handle item, std::size_t index) {
+    const LocalDescriptor* descriptor = nullptr;
+    if (!nb::try_cast(item, descriptor, false) || descriptor == nullptr) {
+      const std::string type = nb::type_name(item.type()).c_str();
+      throw nb::type_error(("local_descriptors: expected a Descriptor or a list of Descriptor, "
+                            "got " +
+                            (index == 0 && item.is(value) ? type : "a list with " + type))
+                               .c_str());
+    }
+    if (writable && !descriptor->writable) {
+      throw nb::value_error(
+          ("local_descriptors[" + std::to_string(index) +
+           "]: expected writable memory for the data to arrive in, got read-only memory or a "
+           "copy (bytes, a read-only array, or one that is not contiguous)")
+              .c_str());
+    }
+    result.push_back(descriptor->memory);
+  };
+
+  if (!PyList_Check(value.ptr())) {
+    add(value, 0);
+    return result;
+  }
+  const nb::list list = nb::borrow<nb::list>(value);
+  result.reserve(list.size());
+  std::size_t index = 0;
+  for (nb::handle item : list) add(item, index++);
+  return result;
+}
+
+void init_descriptor(nb::module_& m) {
+  nb::class_<LocalDescriptor>(m, "Descriptor", "One contiguous piece of memory.")
+      .def(
+          "__init__",
+          [](LocalDescriptor* self, std::uintptr_t address, std::size_t size, int kind,
+             std::uint32_t device_id, nb::object owner, bool writable) {
+            new (self) LocalDescriptor{
+                {address, size, {static_cast<DeviceKind>(kind), device_id}, own(owner)}, writable};
+          },
+          nb::arg("address"), nb::arg("size"), nb::arg("kind"), nb::arg("device_id"),
+          nb::arg("owner").none(), nb::arg("writable"))
+      .def_prop_ro("ptr", [](const LocalDescriptor& d) { return d.memory.address; },
+                   "Address of the first byte.")
+      .def_prop_rw(
+          "_data_size", [](const LocalDescriptor& d) { return d.memory.size; },
+          [](LocalDescriptor& d, std::size_t size) { d.memory.size = size; },
+          "Size in bytes. May be made smaller; operations begun afterwards follow.")
+      .def_prop_ro("writable", [](const LocalDescriptor& d) { return d.writable; },
+                   "Whether a transfer may write to the memory.");
+
+  m.def("buffer_info", &buffer_info, nb::arg("object"),
+        "(address, bytes, writable, contiguous) of an object with the buffer protocol.");
+  m.def("dlpack_info", &dlpack_info, nb::arg("object"),
+        "(address, bytes, writable, contiguous, device type, device id, owner) of an object "
+        "with DLPack; the device type is DLPack's number.");
+  m.def(
+      "parse_device",
+      [](const std::string& text) {
+        const Device device = Device::parse(text);
+        return std::tuple(static_cast<int>(device.kind), device.id);
+      },
+      nb::arg("text"), "(kind, id) of 'cpu', 'cuda:N' or 'xpu:N'.");
+}
+
+}  // namespace nixl_connect::python

@@ -1,0 +1,12 @@
+#include "module.h"
+
+NB_MODULE(_core, m) {
+  using namespace nixl_connect::python;
+  m.doc() = "The C++ core of nixl_connect. Private: use the package's own names.";
+  init_errors(m);
+  init_completion(m);
+  init_descriptor(m);
+  init_metadata(m);
+  init_connection(m);
+  init_connector(m);
+}

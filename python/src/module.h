@@ -1,0 +1,58 @@
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "nixl_connect/nixl_connect.h"
+
+namespace nixl_connect::python {
+
+namespace nb = nanobind;
+
+/// The name of the package that the errors and the connector are defined in.
+inline constexpr const char* kErrorsModule = "nixl_connect.errors";
+
+void init_completion(nb::module_& m);
+void init_connection(nb::module_& m);
+void init_connector(nb::module_& m);
+void init_descriptor(nb::module_& m);
+void init_errors(nb::module_& m);
+void init_metadata(nb::module_& m);
+
+/// The Python object, kept alive for as long as the result or a copy of it lives. The last
+/// copy may go on any thread, one that knows nothing of Python too: the object is then
+/// released by the main thread, or by the next call into this module.
+std::shared_ptr<const void> own(nb::handle object);
+/// Releases what threads without Python have let go of. Cheap when there is nothing.
+void release_abandoned();
+
+/// Lets other Python threads run while this one blocks.
+class Unlocked {
+ public:
+  Unlocked();
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+  ~Unlocked();
+
+ private:
+  nb::gil_scoped_release release_;
+};
+
+/// What `nixl_connect.Descriptor` adds to the core's: whether a transfer may write to it.
+struct LocalDescriptor {
+  Descriptor memory;
+  bool writable = true;
+};
+
+/// The core's descriptors of a Python list of them, or of a single one. Raises `TypeError`
+/// and, where they must be writable and one is not, `ValueError`.
+std::vector<Descriptor> local_descriptors(nb::handle value, bool writable);
+
+/// Seconds to the core's unit.
+std::chrono::nanoseconds from_seconds(double seconds);
+
+}  // namespace nixl_connect::python

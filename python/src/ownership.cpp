@@ -1,0 +1,65 @@
+#include <atomic>
+
+#include "module.h"
+
+namespace nixl_connect::python {
+
+namespace {
+
+/// A stack of objects to release. Lock-free, so that a `fork` cannot leave it locked.
+struct Abandoned {
+  PyObject* object;
+  Abandoned* next;
+};
+
+std::atomic<Abandoned*> abandoned{nullptr};
+thread_local int unlocked_depth = 0;
+
+int release_pending(void*) {
+  release_abandoned();
+  return 0;
+}
+
+void abandon(PyObject* object) {
+  auto* entry = new Abandoned{object, abandoned.load(std::memory_order_relaxed)};
+  while (!abandoned.compare_exchange_weak(entry->next, entry, std::memory_order_release,
+                                          std::memory_order_relaxed)) {
+  }
+  // Whoever found the stack empty asks the main thread to look. When Python's list of such
+  // requests is full, the next call into this module does it.
+  if (entry->next == nullptr) Py_AddPendingCall(&release_pending, nullptr);
+}
+
+bool python_may_run_here() {
+  return unlocked_depth == 0 && PyGILState_GetThisThreadState() != nullptr;
+}
+
+}  // namespace
+
+std::shared_ptr<const void> own(nb::handle object) {
+  if (object.is_none()) return nullptr;
+  object.inc_ref();
+  return {object.ptr(), [](PyObject* owned) {
+            if (python_may_run_here()) {
+              Py_DECREF(owned);
+            } else {
+              abandon(owned);
+            }
+          }};
+}
+
+void release_abandoned() {
+  if (abandoned.load(std::memory_order_relaxed) == nullptr) return;
+  Abandoned* entry = abandoned.exchange(nullptr, std::memory_order_acquire);
+  while (entry != nullptr) {
+    Abandoned* next = entry->next;
+    Py_DECREF(entry->object);
+    delete entry;
+    entry = next;
+  }
+}
+
+Unlocked::Unlocked() { ++unlocked_depth; }
+Unlocked::~Unlocked() { --unlocked_depth; }
+
+}  // namespace nixl_connect::python
