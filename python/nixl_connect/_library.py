@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["nixl_library_candidates"]
 
-_VARIANTS = ("cu12", "cu13")
+_VARIANTS = ("cu13", "cu12", "rocm")
 
 
 def _preferred_variant() -> str | None:

@@ -1,0 +1,98 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up what it needs in a
+# virtual environment beside this file. NIXL=cu13 chooses the other variant of NIXL's wheel.
+
+PYTHON ?= python3
+NIXL ?= cu12
+NIXL_VERSION ?= 1.5.1
+# Versions of NIXL that the same binary is tested with, beside NIXL_VERSION.
+NIXL_OLDER ?= 1.0.1 1.4.0
+
+BUILD := build
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+STAMPS := $(BUILD)/stamps
+
+CPP_SOURCES := $(wildcard CMakeLists.txt cpp/*/*.* cpp/*/*/*.*)
+PACKAGE_SOURCES := $(CPP_SOURCES) pyproject.toml $(wildcard python/CMakeLists.txt python/*/*.*)
+
+# UCX takes every network interface that it finds; nothing here leaves this machine.
+export UCX_NET_DEVICES := lo
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-cpp test-python lint format stubs clean
+
+demo: $(STAMPS)/package
+	$(BIN)/python docs/examples/encode_prefill.py
+
+test: test-cpp test-python
+
+# The environment. torch first: it keeps pip from choosing another one for a later package.
+$(STAMPS)/venv:
+	@mkdir -p $(STAMPS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q torch==2.13.0
+	$(BIN)/python -m pip install -q nixl-$(NIXL)==$(NIXL_VERSION) scikit-build-core nanobind cmake ninja
+	@touch $@
+
+# A compiler and zlib's header, from Debian's packages where they are missing and may be had.
+$(STAMPS)/toolchain:
+	@mkdir -p $(STAMPS)
+	@command -v c++ >/dev/null && test -e /usr/include/zlib.h || $(MAKE) --no-print-directory apt PACKAGES="g++ zlib1g-dev"
+	@touch $@
+
+$(STAMPS)/googletest:
+	@mkdir -p $(STAMPS)
+	@test -e /usr/include/gmock/gmock.h || $(MAKE) --no-print-directory apt PACKAGES="libgtest-dev libgmock-dev"
+	@touch $@
+
+.PHONY: apt
+apt:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends $(PACKAGES) >/dev/null; \
+	else \
+	  echo "Missing: $(PACKAGES). Install them with: sudo apt-get install $(PACKAGES)" >&2; exit 1; \
+	fi
+
+$(STAMPS)/package: $(STAMPS)/venv $(STAMPS)/toolchain $(PACKAGE_SOURCES)
+	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[demo]"
+	@touch $@
+
+$(STAMPS)/test-tools: $(STAMPS)/package
+	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[test]"
+	# NIXL's Python package for the incumbent; its own requirements would bring all variants.
+	$(BIN)/python -m pip install -q --no-deps nixl==$(NIXL_VERSION)
+	for version in $(NIXL_OLDER); do \
+	  $(BIN)/python -m pip install -q --no-deps --upgrade --target $(BUILD)/nixl/$$version nixl-$(NIXL)==$$version || exit 1; \
+	done
+	@touch $@
+
+test-cpp: $(STAMPS)/package $(STAMPS)/googletest
+	$(BIN)/cmake -S . -B $(BUILD)/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
+	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_WERROR=ON >/dev/null
+	$(BIN)/cmake --build $(BUILD)/cpp
+	NIXL_CONNECT_NIXL_LIBRARY=$$($(BIN)/python -c "from nixl_connect import _library; print(_library.nixl_library_candidates()[0])") \
+	  $(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure --no-tests=error
+
+test-python: $(STAMPS)/test-tools
+	NIXL_CONNECT_TEST_NIXL_DIR=$(CURDIR)/$(BUILD)/nixl $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+$(STAMPS)/lint-tools: $(STAMPS)/test-tools
+	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[lint]"
+	@touch $@
+
+lint: $(STAMPS)/lint-tools
+	$(BIN)/cmake -S . -B $(BUILD)/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
+	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_WERROR=ON >/dev/null
+	PATH="$(BIN):$$PATH" $(BIN)/pre-commit run --all-files
+
+format: $(STAMPS)/lint-tools
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp')
+
+# The typed interface of the compiled module, checked in and compared by a test.
+stubs: $(STAMPS)/package
+	$(BIN)/python -m nanobind.stubgen -q -P -m nixl_connect._core -o python/nixl_connect/_core.pyi
+
+clean:
+	rm -rf $(BUILD) $(VENV)

@@ -1,0 +1,137 @@
+"""The C++ core of nixl_connect. Private: use the package's own names."""
+
+from collections.abc import Mapping, Sequence
+
+
+class CompletionQueue:
+    """Tokens of what has happened, and a descriptor to poll for them."""
+
+    def __init__(self) -> None: ...
+
+    def fileno(self) -> int:
+        """The descriptor: readable while there are tokens."""
+
+    def drain(self) -> list[int]:
+        """Takes the tokens that have arrived."""
+
+class Descriptor:
+    """One contiguous piece of memory."""
+
+    def __init__(self, address: int, size: int, kind: int, device_id: int, owner: object | None, writable: bool) -> None: ...
+
+    @property
+    def ptr(self) -> int:
+        """Address of the first byte."""
+
+    @property
+    def _data_size(self) -> int:
+        """
+        Size in bytes. May be made smaller; operations begun afterwards follow.
+        """
+
+    @_data_size.setter
+    def _data_size(self, arg: int, /) -> None: ...
+
+    @property
+    def writable(self) -> bool:
+        """Whether a transfer may write to the memory."""
+
+def buffer_info(object: object) -> tuple[int, int, bool, bool]:
+    """
+    (address, bytes, writable, contiguous) of an object with the buffer protocol.
+    """
+
+def dlpack_info(object: object) -> tuple[int, int, bool, bool, int, int, object]:
+    """
+    (address, bytes, writable, contiguous, device type, device id, owner) of an object with DLPack; the device type is DLPack's number.
+    """
+
+def parse_device(text: str) -> tuple[int, int]:
+    """(kind, id) of 'cpu', 'cuda:N' or 'xpu:N'."""
+
+def encode_nixl_metadata(blob: bytes, hex: bool) -> str:
+    """The text of a NIXL blob, as it travels."""
+
+def decode_nixl_metadata(text: str) -> bytes:
+    """The NIXL blob in a text, bounded in size."""
+
+def agent_name_of(blob: bytes) -> str:
+    """The agent's name in a NIXL blob, which is checked from end to end."""
+
+READY: int = 0
+
+ENDED: int = 1
+
+RELEASED: int = 2
+
+class Connection:
+    """The core's side of one operation."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def notification_key(self) -> str: ...
+
+    @property
+    def remote_name(self) -> str: ...
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def failure(self) -> tuple[str, str] | None:
+        """(code, message), or None."""
+
+    def reached(self, milestone: int) -> bool: ...
+
+    def nixl_blob(self) -> bytes:
+        """What a passive operation offers; waits until it is registered."""
+
+    def wait(self, milestone: int, timeout: float | None) -> bool:
+        """
+        Blocks until the milestone, or for so many seconds; returns whether it came.
+        """
+
+    def notify(self, milestone: int, queue: CompletionQueue, token: int) -> bool:
+        """Has the token pushed at the milestone; False when that has passed."""
+
+    def forget(self, queue: CompletionQueue, token: int) -> None: ...
+
+    def cancel(self) -> None: ...
+
+class Registration:
+    """Memory registered by hand."""
+
+    def reset(self) -> None:
+        """Deregisters."""
+
+class Connector:
+    """The core's connector: one agent, one thread."""
+
+    def __init__(self, *, name: str, backend: str, backend_parameters: Mapping[str, str], default_timeout: float | None, progress_thread: bool, nixl_library: str, nixl_library_candidates: Sequence[str], spin: float, max_pause: float) -> None: ...
+
+    def start(self) -> None:
+        """Makes the agent, if that has not begun."""
+
+    def notify_started(self, queue: CompletionQueue, token: int) -> bool: ...
+
+    def check_started(self) -> bool:
+        """Whether the agent is made; raises why it could not be."""
+
+    def wait_started(self) -> None: ...
+
+    def create(self, kind: int, local_descriptors: object, timeout: float | None) -> Connection: ...
+
+    def begin(self, kind: int, remote_metadata: object, local_descriptors: object, timeout: float | None) -> Connection: ...
+
+    def register_memory(self, descriptor: Descriptor) -> Registration: ...
+
+    def next_connection_number(self) -> int: ...
+
+    def agent_metadata(self) -> bytes: ...
+
+    def close(self) -> None: ...
+
+    @property
+    def closed(self) -> bool: ...

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before anything starts UCX, which would take every network interface.
+os.environ["UCX_NET_DEVICES"] = "lo"
+
+import nixl_connect as nc
+
+PEER = Path(__file__).with_name("peer.py")
+OURS = "nixl_connect"
+DYNAMO = "dynamo.nixl_connect"
+
+
+class Peer:
+    """A worker process; see peer.py."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls, library: str, name: str, **environment: str) -> Peer:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(PEER),
+            library,
+            name,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            limit=1 << 26,
+            env={**os.environ, "NIXL_LOG_LEVEL": "ERROR", **environment},
+        )
+        return cls(process)
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        while line := await self.process.stdout.readline():
+            reply = json.loads(line)
+            self._replies.pop(reply["number"]).set_result(reply)
+        for future in self._replies.values():
+            future.set_exception(EOFError("the peer has ended"))
+
+    async def ask(self, do: str, **request: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        number = id(future)
+        self._replies[number] = future
+        self.process.stdin.write(
+            (json.dumps({"do": do, "number": number, **request}) + "\n").encode()
+        )
+        await self.process.stdin.drain()
+        return await future
+
+    async def stop(self) -> int:
+        """Ends the process in order; returns its exit status."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        await self._reader
+        return await self.process.wait()
+
+
+StartPeer = Callable[..., Awaitable[Peer]]
+
+
+@pytest.fixture
+async def start_peer() -> AsyncIterator[StartPeer]:
+    peers: list[Peer] = []
+
+    async def start(library: str = OURS, **environment: str) -> Peer:
+        peer = await Peer.start(library, f"peer{len(peers)}", **environment)
+        peers.append(peer)
+        return peer
+
+    yield start
+    for peer in peers:
+        if peer.process.returncode is None:
+            await peer.stop()
+
+
+@pytest.fixture
+def connector() -> Iterator[nc.Connector]:
+    with nc.Connector("left") as made:
+        yield made
+
+
+@pytest.fixture
+def other() -> Iterator[nc.Connector]:
+    with nc.Connector("right") as made:
+        yield made
+
+
+def run_python(code: str, *, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a fresh interpreter, whose environment has what is given and what we have."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+        check=False,
+    )

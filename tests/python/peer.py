@@ -1,0 +1,103 @@
+"""A worker in a process of its own, driven by JSON lines over standard input and output.
+
+It speaks `nixl_connect` or, with the same code, `dynamo.nixl_connect`: what it does is what
+a caller of either does. Each request is a task; a reply carries its request's number.
+
+Requests: ``offer`` (make memory, create the operation, reply with its metadata), ``wait`` (for
+an offer's end, and check what arrived), ``begin`` (read or write, wait, check), ``cancel``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def contents(seed: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The bytes that a buffer with this seed holds."""
+    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+
+
+class Worker:
+    def __init__(self, library: str, worker_id: str) -> None:
+        self.nc = importlib.import_module(library)
+        self.connector = self.nc.Connector(worker_id)
+        self.offers: dict[str, tuple[Any, list[Any]]] = {}
+
+    def buffers(self, sizes: list[int], seed: int | None) -> list[Any]:
+        if seed is None:
+            return [np.zeros(size, dtype=np.uint8) for size in sizes]
+        return [contents(seed + i, size) for i, size in enumerate(sizes)]
+
+    def descriptors(self, buffers: list[Any]) -> Any:
+        made = [self.nc.Descriptor((buffer, "cpu")) for buffer in buffers]
+        return made[0] if len(made) == 1 else made
+
+    @staticmethod
+    def check(buffers: list[Any], seed: int) -> bool:
+        return all(
+            np.array_equal(b, contents(seed + i, len(b))) for i, b in enumerate(buffers)
+        )
+
+    async def offer(self, request: dict[str, Any]) -> dict[str, Any]:
+        readable = request["kind"] == "read"
+        buffers = self.buffers(request["sizes"], request["seed"] if readable else None)
+        create = self.connector.create_readable if readable else self.connector.create_writable
+        operation = await create(self.descriptors(buffers))
+        metadata = operation.metadata(hex_encode=request.get("hex", False))
+        self.offers[metadata.notification_key] = (operation, buffers)
+        return {"metadata": metadata.model_dump()}
+
+    async def wait(self, request: dict[str, Any]) -> dict[str, Any]:
+        operation, buffers = self.offers.pop(request["key"])
+        with operation:
+            await operation.wait_for_completion()
+            status = str(operation.status)
+        seed = request.get("seed")
+        return {"status": status, "right": seed is None or self.check(buffers, seed)}
+
+    async def begin(self, request: dict[str, Any]) -> dict[str, Any]:
+        reads = request["kind"] == "read"
+        buffers = self.buffers(request["sizes"], None if reads else request["seed"])
+        metadata = self.nc.RdmaMetadata.model_validate(request["metadata"])
+        local = self.descriptors(buffers)
+        if reads:
+            operation = await self.connector.begin_read(metadata, local)
+        else:
+            operation = await self.connector.begin_write(local, metadata)
+        with operation:
+            await operation.wait_for_completion()
+            status = str(operation.status)
+        right = not reads or self.check(buffers, request["seed"])
+        return {"status": status, "right": right}
+
+    async def cancel(self, request: dict[str, Any]) -> dict[str, Any]:
+        operation, _ = self.offers.pop(request["key"])
+        operation.cancel()
+        return {"status": str(operation.status)}
+
+    async def serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        tasks = set()
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            task = asyncio.create_task(self.reply(json.loads(line)))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        if hasattr(self.connector, "aclose"):
+            await self.connector.aclose()
+
+    async def reply(self, request: dict[str, Any]) -> None:
+        try:
+            answer = await getattr(self, request["do"])(request)
+        except Exception as error:
+            answer = {"error": type(error).__name__, "text": str(error)}
+        print(json.dumps({"number": request["number"], **answer}), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(Worker(sys.argv[1], sys.argv[2]).serve())
