@@ -29,19 +29,28 @@ std::optional<std::chrono::nanoseconds> optional_seconds(std::optional<double> s
   return from_seconds(*seconds);
 }
 
+/// A field of a model, which may have been made without validation.
+template <typename T>
+T field(nb::handle model, const char* name) {
+  T value;
+  if (!nb::try_cast(model.attr(name), value)) {
+    throw Error(ErrorCode::rejected_metadata,
+                std::string("remote_metadata: impossible value of '") + name + "'");
+  }
+  return value;
+}
+
 /// The core's form of a `RdmaMetadata` model.
 RdmaMetadata remote_metadata(nb::handle model) {
   RdmaMetadata metadata;
-  metadata.nixl_metadata = nb::cast<std::string>(model.attr("nixl_metadata"));
-  metadata.notification_key = nb::cast<std::string>(model.attr("notification_key"));
-  metadata.operation_kind =
-      static_cast<OperationKind>(nb::cast<std::uint8_t>(model.attr("operation_kind")));
-  const nb::list descriptors = nb::cast<nb::list>(model.attr("descriptors"));
+  metadata.nixl_metadata = field<std::string>(model, "nixl_metadata");
+  metadata.notification_key = field<std::string>(model, "notification_key");
+  metadata.operation_kind = static_cast<OperationKind>(field<std::uint8_t>(model, "operation_kind"));
+  const auto descriptors = field<nb::list>(model, "descriptors");
   metadata.descriptors.reserve(descriptors.size());
   for (nb::handle d : descriptors) {
-    metadata.descriptors.push_back({nb::cast<std::uintptr_t>(d.attr("ptr")),
-                                    nb::cast<std::size_t>(d.attr("size")),
-                                    Device::parse(nb::cast<std::string>(d.attr("device")))});
+    metadata.descriptors.push_back({field<std::uintptr_t>(d, "ptr"), field<std::size_t>(d, "size"),
+                                    Device::parse(field<std::string>(d, "device"))});
   }
   return metadata;
 }
@@ -113,10 +122,10 @@ void init_connector(nb::module_& m) {
              const Unlocked unlocked;
              connector.wait_started();
            })
-      .def("create", &create, nb::arg("kind"), nb::arg("local_descriptors"),
+      .def("create", &create, nb::arg("kind"), nb::arg("local_descriptors").none(),
            nb::arg("timeout").none())
       .def("begin", &begin, nb::arg("kind"), nb::arg("remote_metadata"),
-           nb::arg("local_descriptors"), nb::arg("timeout").none())
+           nb::arg("local_descriptors").none(), nb::arg("timeout").none())
       .def(
           "register_memory",
           [](PythonConnector& connector, const LocalDescriptor& descriptor) {

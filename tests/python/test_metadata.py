@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import nixl_connect as nc
+from nixl_connect import _core
+
+FIELDS = ["descriptors", "nixl_metadata", "notification_key", "operation_kind"]
+
+
+async def test_has_dynamos_fields(connector: nc.Connector) -> None:
+    operation = await connector.create_readable(nc.Descriptor(bytearray(10)))
+    metadata = operation.metadata()
+    assert sorted(metadata.model_dump()) == FIELDS
+    assert metadata.operation_kind == 1
+    assert metadata.descriptors[0].model_dump() == {
+        "device": "cpu",
+        "ptr": operation.local_descriptors[0].ptr,
+        "size": 10,
+    }
+    assert nc.RdmaMetadata.model_validate_json(metadata.model_dump_json()) == metadata
+    assert nc.RdmaMetadata.model_validate(metadata.model_dump()) == metadata
+    assert operation.metadata() is metadata
+    writable = await connector.create_writable(nc.Descriptor(bytearray(10)))
+    assert writable.metadata().operation_kind == 2
+
+
+async def test_both_encodings_hold_the_same(connector: nc.Connector) -> None:
+    operation = await connector.create_readable(nc.Descriptor(bytearray(10)))
+    plain, hexadecimal = operation.metadata(), operation.metadata(hex_encode=True)
+    blob = zlib.decompress(bytes.fromhex(hexadecimal.nixl_metadata))
+    assert plain.nixl_metadata.startswith("b64:")
+    assert zlib.decompress(base64.b64decode(plain.nixl_metadata[4:])) == blob
+    assert plain.notification_key == hexadecimal.notification_key
+    assert _core.agent_name_of(blob).startswith("left-")
+
+
+async def test_does_not_grow_with_the_operations_alive(connector: nc.Connector) -> None:
+    first = await connector.create_readable(nc.Descriptor(bytearray(64)))
+    alive = [await connector.create_readable(nc.Descriptor(bytearray(64))) for _ in range(200)]
+    sizes = [
+        len(zlib.decompress(base64.b64decode(op.metadata().nixl_metadata[4:])))
+        for op in (first, alive[-1])
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def test_models_are_frozen_and_forbid_more() -> None:
+    metadata = nc.RdmaMetadata(operation_kind=1)
+    with pytest.raises(pydantic.ValidationError):
+        metadata.operation_kind = 2  # type: ignore[misc]
+    with pytest.raises(pydantic.ValidationError, match="extra"):
+        nc.RdmaMetadata(operation_kind=1, more=1)  # type: ignore[call-arg]
+    with pytest.raises(pydantic.ValidationError, match="extra"):
+        nc.SerializedDescriptor(ptr=1, size=1, more=1)  # type: ignore[call-arg]
+
+    class Request(pydantic.BaseModel):
+        metadata: nc.RdmaMetadata | None = None
+
+    request = Request(metadata=metadata)
+    assert Request.model_validate_json(request.model_dump_json()) == request
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ptr": 0, "size": 1},
+        {"ptr": -1, "size": 1},
+        {"ptr": 1 << 64, "size": 1},
+        {"ptr": 1, "size": -1},
+        {"ptr": 1, "size": 1, "device": "floppy"},
+        {"ptr": 1, "size": 1, "device": 3},
+        {"ptr": "x", "size": 1},
+    ],
+)
+def test_refuses_impossible_descriptors(fields: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        nc.SerializedDescriptor(**fields)
+
+
+def test_refuses_impossible_kinds() -> None:
+    for kind in (-1, 0, 4, "READ"):
+        with pytest.raises(pydantic.ValidationError):
+            nc.RdmaMetadata(operation_kind=kind)  # type: ignore[arg-type]
+
+
+def test_to_descriptors() -> None:
+    one = nc.SerializedDescriptor(ptr=0x1000, size=1)
+    single = nc.RdmaMetadata(descriptors=[one], operation_kind=1).to_descriptors()
+    assert isinstance(single, nc.Descriptor)
+    assert single.ptr == 0x1000
+    pair = nc.RdmaMetadata(descriptors=[one, one], operation_kind=1).to_descriptors()
+    assert isinstance(pair, list)
+    with pytest.raises(ValueError, match="at least one"):
+        nc.RdmaMetadata(operation_kind=1).to_descriptors()
+
+
+@given(st.binary(max_size=5000), st.booleans())
+def test_text_round_trip(blob: bytes, hexadecimal: bool) -> None:
+    text = _core.encode_nixl_metadata(blob, hexadecimal)
+    assert _core.decode_nixl_metadata(text) == blob
+    # Python's own decoders agree, as a peer's will.
+    raw = bytes.fromhex(text) if hexadecimal else base64.b64decode(text[4:], validate=True)
+    assert zlib.decompress(raw) == blob
+
+
+@given(st.binary(max_size=5000), st.integers(0, 9))
+def test_reads_what_python_writes(blob: bytes, level: int) -> None:
+    raw = zlib.compress(blob, level)
+    assert _core.decode_nixl_metadata("b64:" + base64.b64encode(raw).decode()) == blob
+    assert _core.decode_nixl_metadata(raw.hex()) == blob
+    assert _core.decode_nixl_metadata(raw.hex().upper()) == blob
+
+
+@given(st.text(max_size=200) | st.text(max_size=200).map(lambda text: "b64:" + text))
+def test_garbage_is_refused_and_nothing_worse(text: str) -> None:
+    with pytest.raises((nc.RejectedMetadataError, UnicodeEncodeError)):
+        _core.decode_nixl_metadata(text)
+
+
+@given(st.binary(max_size=400))
+def test_a_garbage_blob_is_refused(blob: bytes) -> None:
+    with pytest.raises(nc.RejectedMetadataError):
+        _core.agent_name_of(blob)
+    with pytest.raises(nc.RejectedMetadataError):
+        _core.agent_name_of(b"nixlSerDes|" + blob)
+
+
+async def test_a_damaged_blob_is_refused_or_read_whole(connector: nc.Connector) -> None:
+    """Every truncation is refused; every flipped byte is refused or changes only contents."""
+    operation = await connector.create_readable(nc.Descriptor(bytearray(10)))
+    blob = zlib.decompress(base64.b64decode(operation.metadata().nixl_metadata[4:]))
+    for length in range(len(blob)):
+        with pytest.raises(nc.RejectedMetadataError):
+            _core.agent_name_of(blob[:length])
+    with pytest.raises(nc.RejectedMetadataError, match="after the end"):
+        _core.agent_name_of(blob + b"|")
+    refused = 0
+    for at in range(len(blob)):
+        damaged = bytearray(blob)
+        damaged[at] ^= 0x40
+        try:
+            _core.agent_name_of(bytes(damaged))
+        except nc.RejectedMetadataError:
+            refused += 1
+    assert refused > len(blob) // 3
