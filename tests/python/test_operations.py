@@ -222,7 +222,8 @@ async def test_a_withdrawn_offer_releases_its_memory(connector: nc.Connector) ->
 
 async def until_resizable(data: bytearray) -> None:
     """Waits until nothing holds the buffer: the engine lets go on a thread of its own."""
-    async with asyncio.timeout(30) if hasattr(asyncio, "timeout") else _no_timeout():
+
+    async def poll() -> None:
         while True:
             gc.collect()
             try:
@@ -232,10 +233,7 @@ async def until_resizable(data: bytearray) -> None:
             else:
                 return
 
-
-class _no_timeout:  # noqa: N801
-    async def __aenter__(self) -> None: ...
-    async def __aexit__(self, *exc: object) -> None: ...
+    await asyncio.wait_for(poll(), 30)
 
 
 async def test_memory_is_released_at_the_end(

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import nixl_connect as nc
+from nixl_connect import _core
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_is_typed() -> None:
+    assert Path(nc.__file__).with_name("py.typed").exists()
+
+
+def test_versions_agree() -> None:
+    assert importlib.metadata.version("nixl-connect") == nc.__version__
+    assert f"VERSION {nc.__version__} " in (ROOT / "CMakeLists.txt").read_text()
+    assert f"## {nc.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_stub_is_up_to_date(tmp_path: Path) -> None:
+    """`make stubs` writes it."""
+    made = tmp_path / "_core.pyi"
+    subprocess.run(
+        [sys.executable, "-m", "nanobind.stubgen", "-q", "-P", "-m", _core.__name__, "-o", made],
+        check=True,
+    )
+    assert made.read_text() == (ROOT / "python/nixl_connect/_core.pyi").read_text()
+
+
+def test_public_names_are_dynamos_and_more() -> None:
+    dynamos = {
+        "AbstractOperation",
+        "ActiveOperation",
+        "Connection",
+        "Connector",
+        "Descriptor",
+        "Device",
+        "DeviceKind",
+        "OperationKind",
+        "OperationStatus",
+        "PassiveOperation",
+        "RdmaMetadata",
+        "ReadOperation",
+        "ReadableOperation",
+        "Remote",
+        "SerializedDescriptor",
+        "WritableOperation",
+        "WriteOperation",
+    }
+    assert dynamos <= set(nc.__all__)
+    assert all(hasattr(nc, name) for name in nc.__all__)
+    assert sorted(nc.__all__) == list(nc.__all__) or len(set(nc.__all__)) == len(nc.__all__)

@@ -1,0 +1,177 @@
+"""Importing, leaving and forking."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import run_python
+
+MOVE = """
+import asyncio, gc, os, sys, threading
+import nixl_connect as nc
+
+async def move(owner, mover):
+    source, target = bytearray(b"abc"), bytearray(3)
+    offer = await owner.create_readable(nc.Descriptor(source))
+    read = await mover.begin_read(offer.metadata(), nc.Descriptor(target))
+    await asyncio.gather(read.wait_for_completion(timeout=60), offer.wait_for_completion(timeout=60))
+    assert target == source
+"""
+
+
+def test_import_brings_neither_torch_nor_nixl() -> None:
+    result = run_python(
+        """
+import sys
+import nixl_connect
+loaded = [m for m in sys.modules if m.split(".")[0] in ("torch", "numpy", "nixl", "nixl_cu12")]
+assert not loaded, loaded
+assert "nixl" not in open("/proc/self/maps").read().replace("nixl_connect", "")
+connector = nixl_connect.Connector()
+descriptor = nixl_connect.Descriptor(b"bytes")
+assert "torch" not in sys.modules
+"""
+    )
+    assert result.returncode == 0, result.stderr
+
+
+LEAVING = {
+    "closed": "a, b = nc.Connector(), nc.Connector(); asyncio.run(move(a, b)); a.close(); b.close()",
+    "left open": "a, b = nc.Connector(), nc.Connector(); asyncio.run(move(a, b))",
+    "never used": "a = nc.Connector()",
+    "agent never ready": "a = nc.Connector(); a._core.start()",
+    "operations pending": """
+async def main():
+    global kept
+    a = nc.Connector()
+    kept = [await a.create_readable(nc.Descriptor(bytearray(10))) for _ in range(256)]
+    for operation in kept:
+        asyncio.ensure_future(operation.wait_for_completion())
+    await asyncio.sleep(0.01)
+asyncio.run(main())
+""",
+    "from another thread": """
+a = nc.Connector()
+thread = threading.Thread(target=lambda: asyncio.run(move(a, a)))
+thread.start(); thread.join()
+""",
+    "daemon thread still waiting": """
+a = nc.Connector()
+offer = a.create_readable_blocking(nc.Descriptor(bytearray(10)))
+threading.Thread(target=offer.wait, daemon=True).start()
+""",
+    "in a cycle": """
+a = nc.Connector(); asyncio.run(move(a, a))
+cycle = [a, nc.Descriptor(bytearray(10))]; cycle.append(cycle)
+cycle[1].register_with_connector(a._shared())
+del a, cycle
+""",
+    "with torch and NIXL's own package": """
+import torch, nixl_cu12._api as api
+agent = api.nixl_agent("bare", api.nixl_agent_config(backends=["UCX"]))
+a = nc.Connector(); asyncio.run(move(a, a))
+with open("/proc/self/maps") as maps:
+    assert len({line.split()[-1] for line in maps if "libucp" in line}) == 1
+del agent
+""",
+    "garbage collected while in use": """
+def use():
+    a, b = nc.Connector(), nc.Connector()
+    asyncio.run(move(a, b))
+for _ in range(3):
+    use(); gc.collect()
+""",
+    "after an exception": """
+a = nc.Connector(); asyncio.run(move(a, a))
+raise SystemExit(0)
+""",
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+def test_leaves_with_status_0(how: str) -> None:
+    if "torch" in how:
+        pytest.importorskip("nixl_cu12", reason="the other variant of NIXL is installed")
+    result = run_python(MOVE + LEAVING[how], NIXL_LOG_LEVEL="ERROR")
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
+    assert "leaked" not in result.stderr, result.stderr
+
+
+def test_a_forked_child_is_told() -> None:
+    result = run_python(
+        MOVE
+        + """
+a = nc.Connector("parent"); b = nc.Connector("other")
+asyncio.run(move(a, b))
+offer = a.create_readable_blocking(nc.Descriptor(bytearray(10)))
+unused = nc.Connector("unused")
+child = os.fork()
+if child == 0:
+    status = 1
+    try:
+        def told(call, *args):
+            try:
+                call(*args)
+            except nc.ForkedProcessError as error:
+                assert "forked" in str(error) and "parent" in str(error), error
+            else:
+                raise AssertionError(call)
+        local = nc.Descriptor(bytearray(10))
+        told(a.create_readable_blocking, local)
+        told(a.begin_read_blocking, offer.metadata(), local)
+        told(offer.wait)
+        told(offer.cancel)
+        told(lambda: asyncio.run(move(a, a)))
+        told(lambda: local.register_with_connector(a._shared()))
+        told(lambda: a._shared().metadata)
+        # One that was not used before the fork works, and so does a new one.
+        asyncio.run(move(unused, unused))
+        asyncio.run(move(nc.Connector(), unused))
+        a.close(); a.close()
+        del offer, a, b
+        gc.collect()
+        unused.close()
+        status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+assert os.waitpid(child, 0)[1] == 0
+# The parent goes on as if nothing had been.
+asyncio.run(move(a, b))
+assert offer.status is nc.OperationStatus.INITIALIZED
+"""
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_forked_child_that_only_leaves() -> None:
+    result = run_python(
+        MOVE
+        + """
+a = nc.Connector(); asyncio.run(move(a, a))
+offer = a.create_readable_blocking(nc.Descriptor(bytearray(10)))
+child = os.fork()
+if child == 0:
+    sys.exit(0)  # runs what is registered with atexit
+assert os.waitpid(child, 0)[1] == 0
+"""
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_ctrl_c_ends_a_blocking_wait() -> None:
+    result = run_python(
+        """
+import os, signal, threading
+import nixl_connect as nc
+a = nc.Connector()
+offer = a.create_readable_blocking(nc.Descriptor(bytearray(10)))
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    offer.wait()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "interrupted\n"
