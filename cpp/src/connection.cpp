@@ -23,7 +23,12 @@ Connection& Connection::operator=(Connection&& other) noexcept {
 }
 
 Connection::~Connection() {
-  if (state_ == nullptr || !state_->passive || state_->engine->in_forked_child()) return;
+  if (state_ == nullptr) return;
+  if (state_->engine->in_forked_child()) {
+    leak(std::move(state_));
+    return;
+  }
+  if (!state_->passive) return;
   try {
     cancel();
   } catch (const std::exception&) {

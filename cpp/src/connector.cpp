@@ -208,7 +208,10 @@ Connector::Connector(ConnectorOptions options) : impl_(std::make_unique<Impl>())
   impl_->engine = std::make_shared<Engine>(std::move(options));
 }
 
-Connector::~Connector() { close(); }
+Connector::~Connector() {
+  close();
+  if (impl_->engine->in_forked_child()) leak(std::move(impl_->engine));
+}
 
 const std::string& Connector::name() const noexcept { return impl_->engine->connector_name(); }
 

@@ -21,6 +21,11 @@ constexpr auto kShortestPause = std::chrono::microseconds(20);
 /// A pause is this fraction of the time since something last happened.
 constexpr int kPauseFraction = 8;
 
+/// The process that started UCX, whose threads and descriptors a forked child has no use of:
+/// transfers that are begun there with an agent of the child's own never end (seen with UCX
+/// 1.22).
+std::atomic<pid_t> ucx_process{0};
+
 std::string seconds(std::chrono::nanoseconds duration) {
   char text[32];
   std::snprintf(text, sizeof text, "%.3g s", std::chrono::duration<double>(duration).count());
@@ -47,15 +52,7 @@ Failure closed_failure(const std::string& what) {
 
 Engine::Engine(ConnectorOptions options) : options_(std::move(options)) {}
 
-Engine::~Engine() {
-  if (thread_ == nullptr) return;
-  if (in_forked_child()) {
-    // The thread exists in the parent only; its handle can be neither joined nor destroyed.
-    static_cast<void>(thread_.release());
-  } else {
-    close();
-  }
-}
+Engine::~Engine() { close(); }
 
 bool Engine::in_forked_child() const noexcept {
   const pid_t process = process_.load(std::memory_order_relaxed);
@@ -66,14 +63,23 @@ void Engine::check_process() const {
   if (in_forked_child()) {
     throw Error(ErrorCode::forked,
                 "connector '" + options_.name +
-                    "' was started before this process was forked from its parent, and works "
-                    "only there; make a new Connector in the child");
+                    "': was started in the parent of this forked process, and works only there; "
+                    "fork before the first use of a connector, or spawn instead");
   }
 }
 
 void Engine::start_locked() {
   if (start_ != Start::idle) return;
-  process_.store(::getpid(), std::memory_order_relaxed);
+  const pid_t here = ::getpid();
+  pid_t starter = 0;
+  if (!ucx_process.compare_exchange_strong(starter, here) && starter != here) {
+    throw Error(ErrorCode::forked,
+                "connector '" + options_.name +
+                    "': cannot start, because this process was forked from one in which a "
+                    "connector had been used, and UCX does not survive that; fork before the "
+                    "first use of a connector, or spawn instead");
+  }
+  process_.store(here, std::memory_order_relaxed);
   start_ = Start::starting;
   // Signals are for the program's own threads.
   sigset_t all;

@@ -19,6 +19,13 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 class EngineLoop;
 
+/// Keeps an object for ever. For forked children: a condition variable on which a thread of
+/// the parent waited cannot be destroyed there.
+template <typename T>
+void leak(std::shared_ptr<T> object) {
+  static_cast<void>(new std::shared_ptr<T>(std::move(object)));
+}
+
 /// A region that somebody has registered by hand.
 struct HeldRegion {
   MemoryRegistry::Lease lease;
@@ -38,7 +45,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   explicit Engine(ConnectorOptions options);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
-  /// The thread must have been closed, unless this is a forked child.
+  /// Never in a forked child.
   ~Engine();
 
   const std::string& connector_name() const noexcept { return options_.name; }

@@ -131,7 +131,8 @@ class Connector:
 
     One connector has one NIXL agent and one thread that drives it. Both are made at the first
     use, off the event loop, so a connector may be made before the process forks and used
-    after it.
+    after it. Once any connector has been used, forked children cannot use one (UCX does not
+    survive a fork) and are told so with `ForkedProcessError`; spawn them instead.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ class ConnectorClosedError(TransferError):
 
 
 class ForkedProcessError(TransferError):
-    """The connector belongs to the parent of this forked process."""
+    """A connector was used before this process was forked from its parent."""
 
 
 class NixlNotFoundError(TransferError, ImportError):

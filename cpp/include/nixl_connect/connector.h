@@ -71,9 +71,9 @@ class NIXL_CONNECT_API Registration {
 /// The agent and the thread are made by the first call that needs them, not by the
 /// constructor, so that a connector can be made before a `fork` and used after it.
 ///
-/// Errors: each call throws `Error`; `closed` after `close`, `forked` in a child of the
-/// process that first used the connector. What goes wrong later ends the operation and is
-/// told by its `Connection`.
+/// Errors: each call throws `Error`; `closed` after `close`, `forked` in a child that was
+/// forked after a connector had been used, because UCX does not survive that. What goes wrong
+/// later ends the operation and is told by its `Connection`.
 ///
 /// Thread safety: every member may be called from any thread at any time.
 class NIXL_CONNECT_API Connector {

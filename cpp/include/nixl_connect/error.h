@@ -12,7 +12,7 @@ enum class ErrorCode {
   invalid_argument,   ///< An argument is wrong; the message names it.
   invalid_state,      ///< The call does not fit the object's state.
   closed,             ///< The connector is closed.
-  forked,             ///< The connector belongs to the parent of this forked process.
+  forked,             ///< A connector was used before this process was forked from its parent.
   nixl_not_found,     ///< No usable NIXL library on this machine.
   rejected_metadata,  ///< The peer's metadata failed the strict check or contradicts itself.
   peer_unreachable,   ///< The peer could not be reached: nothing was ever moved to or from it.
