@@ -23,7 +23,7 @@ constexpr int kPauseFraction = 8;
 
 /// The process that started UCX, whose threads and descriptors a forked child has no use of:
 /// transfers that are begun there with an agent of the child's own never end (seen with UCX
-/// 1.22).
+/// 1.23).
 std::atomic<pid_t> ucx_process{0};
 
 std::string seconds(std::chrono::nanoseconds duration) {
