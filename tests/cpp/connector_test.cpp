@@ -1,0 +1,212 @@
+#include "nixl_connect/connector.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+
+#include <thread>
+
+#include "memory.h"
+
+namespace nixl_connect {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::Buffer;
+
+ConnectorOptions named(const std::string& name) {
+  ConnectorOptions options;
+  options.name = name;
+  return options;
+}
+
+ErrorCode code_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.code();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return ErrorCode::backend;
+}
+
+class ConnectorTest : public ::testing::Test {
+ protected:
+  Connector left{named("left")};
+  Connector right{named("right")};
+};
+
+TEST_F(ConnectorTest, ReadsAndWrites) {
+  for (const std::size_t size : {std::size_t{1}, std::size_t{4096}, std::size_t{8} << 20}) {
+    const Buffer source(size, 7);
+    const Buffer target(size);
+    const auto offer = left.create_readable({source.descriptor()});
+    const auto read = right.begin_read(offer.metadata(), {target.descriptor()});
+    ASSERT_TRUE(read.wait(seconds(30)));
+    ASSERT_TRUE(offer.wait(seconds(30)));
+    EXPECT_TRUE(source == target);
+    EXPECT_EQ(read.status(), OperationStatus::complete);
+
+    const Buffer back(size);
+    const auto wanted = left.create_writable({back.descriptor()});
+    const auto write =
+        right.begin_write({target.descriptor()}, wanted.metadata(MetadataEncoding::hex));
+    ASSERT_TRUE(write.wait(seconds(30)));
+    ASSERT_TRUE(wanted.wait(seconds(30)));
+    EXPECT_TRUE(source == back);
+  }
+}
+
+TEST_F(ConnectorTest, ManyAtOnceInBothDirectionsAndToItself) {
+  struct Flight {
+    Buffer source, target;
+    Connection offer, read;
+  };
+  std::vector<Flight> flights;
+  for (unsigned i = 0; i < 256; ++i) {
+    Connector& owner = i % 2 == 0 ? left : right;
+    Connector& mover = i % 3 == 0 ? left : right;
+    Buffer source(1 + i * 13, i + 1);
+    Buffer target(1 + i * 13);
+    auto offer = owner.create_readable({source.descriptor()});
+    auto read = mover.begin_read(offer.metadata(), {target.descriptor()});
+    flights.push_back({source, target, std::move(offer), std::move(read)});
+  }
+  for (const Flight& flight : flights) {
+    ASSERT_TRUE(flight.read.wait(seconds(30)));
+    ASSERT_TRUE(flight.offer.wait(seconds(30)));
+    EXPECT_TRUE(flight.source == flight.target);
+  }
+}
+
+TEST_F(ConnectorTest, CompletionsReachAPollLoop) {
+  const auto queue = CompletionQueue::create();
+  const Buffer source(100, 1);
+  const Buffer target(100);
+  const auto offer = left.create_readable({source.descriptor()});
+  ASSERT_TRUE(offer.notify(Milestone::ended, queue, 1));
+  const auto read = right.begin_read(offer.metadata(), {target.descriptor()});
+  const bool pending = read.notify(Milestone::ended, queue, 2);
+  std::vector<std::uint64_t> tokens;
+  while (tokens.size() < (pending ? 2u : 1u)) {
+    pollfd fd{queue->fd(), POLLIN, 0};
+    ASSERT_EQ(::poll(&fd, 1, 30'000), 1);
+    queue->drain(tokens);
+  }
+  EXPECT_TRUE(source == target);
+  EXPECT_FALSE(read.notify(Milestone::ended, queue, 3));
+}
+
+TEST_F(ConnectorTest, OneBufferManyOperations) {
+  const Buffer source(10'000, 3);
+  const Buffer target(10'000);
+  const auto registration = left.register_memory(source.descriptor());
+  std::vector<Connection> operations;
+  for (std::size_t at = 0; at < 10'000; at += 1000) {
+    auto offer = left.create_readable({source.part(at, 1000)});
+    operations.push_back(right.begin_read(offer.metadata(), {target.part(at, 1000)}));
+    operations.push_back(std::move(offer));
+  }
+  for (const auto& operation : operations) ASSERT_TRUE(operation.wait(seconds(30)));
+  EXPECT_TRUE(source == target);
+}
+
+TEST_F(ConnectorTest, MemoryIsLetGoAtTheEnd) {
+  std::weak_ptr<std::vector<unsigned char>> gone;
+  {
+    const Buffer source(100, 1);
+    const Buffer target(100);
+    gone = source.bytes;
+    const auto offer = left.create_readable({source.descriptor()});
+    const auto read = right.begin_read(offer.metadata(), {target.descriptor()});
+    ASSERT_TRUE(offer.wait(Milestone::released, seconds(30)));
+  }
+  EXPECT_TRUE(gone.expired());
+}
+
+TEST_F(ConnectorTest, AHandleThatGoesWithdrawsItsOffer) {
+  auto buffer = std::make_unique<Buffer>(100, 1);
+  const std::weak_ptr<std::vector<unsigned char>> gone = buffer->bytes;
+  { const auto offer = left.create_readable({buffer->descriptor()}); }
+  buffer.reset();
+  for (int i = 0; i < 3000 && !gone.expired(); ++i) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_TRUE(gone.expired());
+}
+
+TEST_F(ConnectorTest, DeadlinesAndCancels) {
+  const Buffer buffer(100, 1);
+  const auto late = left.create_readable({buffer.descriptor()}, milliseconds(20));
+  EXPECT_EQ(code_of([&] { late.wait(); }), ErrorCode::timed_out);
+  const auto cancelled = left.create_readable({buffer.descriptor()});
+  EXPECT_FALSE(cancelled.wait(milliseconds(1)));
+  cancelled.cancel();
+  EXPECT_TRUE(cancelled.wait());
+  EXPECT_EQ(cancelled.status(), OperationStatus::cancelled);
+  const auto patient = left.create_readable({buffer.descriptor()}, milliseconds(-1));
+  EXPECT_FALSE(patient.wait(milliseconds(1)));
+}
+
+TEST_F(ConnectorTest, WrongUse) {
+  const Buffer buffer(100, 1);
+  const Descriptor good = buffer.descriptor();
+  EXPECT_EQ(code_of([&] { left.create_readable({}); }), ErrorCode::invalid_argument);
+  EXPECT_EQ(code_of([&] { left.create_readable({{0, 1, {}, nullptr}}); }),
+            ErrorCode::invalid_argument);
+  EXPECT_EQ(code_of([&] { left.create_readable({{1, 0, {}, nullptr}}); }),
+            ErrorCode::invalid_argument);
+  EXPECT_EQ(code_of([&] { left.create_readable({{~0ull, 2, {}, nullptr}}); }),
+            ErrorCode::invalid_argument);
+  const auto offer = left.create_readable({good});
+  EXPECT_EQ(code_of([&] { right.begin_write({good}, offer.metadata()); }),
+            ErrorCode::rejected_metadata);
+  EXPECT_EQ(code_of([&] { right.begin_read(offer.metadata(), {good, good}); }),
+            ErrorCode::invalid_argument);
+  EXPECT_EQ(code_of([&] { right.begin_read(offer.metadata(), {buffer.part(0, 99)}); }),
+            ErrorCode::invalid_argument);
+  EXPECT_EQ(code_of([&] { Connector(named("")); }), ErrorCode::invalid_argument);
+}
+
+TEST_F(ConnectorTest, CloseEndsEverything) {
+  const Buffer buffer(100, 1);
+  std::vector<Connection> offers;
+  for (int i = 0; i < 100; ++i) offers.push_back(left.create_readable({buffer.descriptor()}));
+  std::thread waiter([&] {
+    EXPECT_EQ(code_of([&] { offers[0].wait(); }), ErrorCode::closed);
+  });
+  left.close();
+  left.close();
+  waiter.join();
+  for (const auto& offer : offers) {
+    EXPECT_EQ(offer.status(), OperationStatus::errored);
+    EXPECT_TRUE(offer.reached(Milestone::released));
+  }
+  EXPECT_EQ(code_of([&] { left.create_readable({buffer.descriptor()}); }), ErrorCode::closed);
+  EXPECT_TRUE(left.closed());
+}
+
+TEST(Connector, WithoutNixlSaysSoAtItsUse) {
+  auto options = named("nowhere");
+  options.nixl_library = "/nonexistent/libnixl_capi.so";
+  Connector connector(options);
+  EXPECT_EQ(code_of([&] { connector.wait_started(); }), ErrorCode::nixl_not_found);
+  EXPECT_EQ(code_of([&] { connector.agent_metadata(); }), ErrorCode::nixl_not_found);
+  const Buffer buffer(10);
+  const auto offer = connector.create_readable({buffer.descriptor()});
+  EXPECT_EQ(code_of([&] { offer.wait(seconds(30)); }), ErrorCode::nixl_not_found);
+  EXPECT_EQ(code_of([&] { offer.metadata(); }), ErrorCode::nixl_not_found);
+}
+
+TEST(Connector, TwoConnectorsOfOneNameAreTwoAgents) {
+  Connector first(named("same"));
+  Connector second(named("same"));
+  const Buffer source(100, 5);
+  const Buffer target(100);
+  const auto offer = first.create_readable({source.descriptor()});
+  const auto read = second.begin_read(offer.metadata(), {target.descriptor()});
+  EXPECT_TRUE(read.wait(seconds(30)));
+  EXPECT_TRUE(source == target);
+  EXPECT_NE(offer.name(), "");
+}
+
+}  // namespace
+}  // namespace nixl_connect

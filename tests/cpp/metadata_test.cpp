@@ -1,0 +1,58 @@
+#include "nixl_connect/metadata.h"
+
+#include <gtest/gtest.h>
+
+#include "nixl_connect/error.h"
+
+namespace nixl_connect {
+namespace {
+
+std::string rejection(const std::string& text) {
+  try {
+    decode_nixl_metadata(text);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::rejected_metadata);
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(Metadata, RoundTripsBlobsOfEverySize) {
+  std::string blob;
+  for (int size = 0; size < 300; ++size) {
+    for (const auto encoding : {MetadataEncoding::base64, MetadataEncoding::hex}) {
+      EXPECT_EQ(decode_nixl_metadata(encode_nixl_metadata(blob, encoding)), blob);
+    }
+    blob += static_cast<char>(size * 31 % 256);
+  }
+}
+
+TEST(Metadata, TakesTheLargestBlobAndNoLarger) {
+  const std::string largest(kMaxBlobSize, 'x');
+  EXPECT_EQ(decode_nixl_metadata(encode_nixl_metadata(largest, MetadataEncoding::base64)).size(),
+            kMaxBlobSize);
+  EXPECT_THROW(
+      decode_nixl_metadata(encode_nixl_metadata(largest + "x", MetadataEncoding::base64)), Error);
+}
+
+TEST(Metadata, SaysWhatIsWrong) {
+  using ::testing::Test;
+  EXPECT_NE(rejection("").find("empty"), std::string::npos);
+  EXPECT_NE(rejection("b64:").find("truncated"), std::string::npos);
+  EXPECT_NE(rejection("b64:abc").find("multiple of 4"), std::string::npos);
+  EXPECT_NE(rejection("b64:a=bc").find("not base64"), std::string::npos);
+  EXPECT_NE(rejection("b64:====").find("not base64"), std::string::npos);
+  EXPECT_NE(rejection("b64:QUJD").find("not a zlib stream"), std::string::npos);
+  EXPECT_NE(rejection("b64:QUI=").find("zlib"), std::string::npos);
+  EXPECT_NE(rejection("b64:QUJ=").find("stray bits"), std::string::npos);
+  EXPECT_NE(rejection("xyz").find("odd length"), std::string::npos);
+  EXPECT_NE(rejection("xy").find("hexadecimal"), std::string::npos);
+  const std::string good = encode_nixl_metadata("some blob", MetadataEncoding::hex);
+  EXPECT_NE(rejection(good + "00").find("after the end"), std::string::npos);
+  for (std::size_t size = 2; size < good.size(); size += 2) {
+    EXPECT_NE(rejection(good.substr(0, size)), "accepted") << size;
+  }
+}
+
+}  // namespace
+}  // namespace nixl_connect
