@@ -113,9 +113,9 @@ Blob::Section read_section(Reader& reader) {
 
 Blob::Blob(std::string bytes) : bytes_(std::move(bytes)) {
   if (bytes_.size() > kMaxBlobSize) {
-    throw Error(ErrorCode::rejected_metadata,
-                "nixl_metadata: expected at most " + std::to_string(kMaxBlobSize) +
-                    " bytes, got " + std::to_string(bytes_.size()));
+    throw Error(ErrorCode::rejected_metadata, "nixl_metadata: expected at most " +
+                                                  std::to_string(kMaxBlobSize) + " bytes, got " +
+                                                  std::to_string(bytes_.size()));
   }
   Reader reader(bytes_);
   reader.magic();

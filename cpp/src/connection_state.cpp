@@ -72,10 +72,9 @@ void ConnectionState::pass(Milestone milestone) {
     const int passed = static_cast<int>(milestone) + 1;
     if (passed_.load(std::memory_order_relaxed) >= passed) return;
     passed_.store(passed, std::memory_order_release);
-    const auto waits = [&](const Watcher& w) { return w.milestone > milestone; };
-    const auto first_due = std::stable_partition(watchers_.begin(), watchers_.end(), waits);
-    std::move(first_due, watchers_.end(), std::back_inserter(due));
-    watchers_.erase(first_due, watchers_.end());
+    const auto is_due = [&](const Watcher& w) { return w.milestone <= milestone; };
+    std::copy_if(watchers_.begin(), watchers_.end(), std::back_inserter(due), is_due);
+    std::erase_if(watchers_, is_due);
   }
   changed_.notify_all();
   for (const Watcher& w : due) w.queue->push(w.token);
@@ -101,9 +100,8 @@ bool ConnectionState::notify(Milestone milestone, std::shared_ptr<CompletionQueu
 
 void ConnectionState::forget(const CompletionQueue& queue, std::uint64_t token) {
   const std::lock_guard lock(mutex_);
-  std::erase_if(watchers_, [&](const Watcher& w) {
-    return w.queue.get() == &queue && w.token == token;
-  });
+  std::erase_if(watchers_,
+                [&](const Watcher& w) { return w.queue.get() == &queue && w.token == token; });
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -57,8 +57,9 @@ void check_local(const std::vector<Descriptor>& local) {
       throw Error(ErrorCode::invalid_argument, where + ": expected an address, got null");
     }
     if (d.size == 0 || d.address + d.size < d.address) {
-      throw Error(ErrorCode::invalid_argument, where + ": expected a size of at least one byte, "
-                                                       "within memory, got " +
+      throw Error(ErrorCode::invalid_argument, where +
+                                                   ": expected a size of at least one byte, "
+                                                   "within memory, got " +
                                                    std::to_string(d.size));
     }
     if (d.device.kind == DeviceKind::unspecified) {
@@ -77,13 +78,12 @@ const char* kind_name(OperationKind kind) {
 }
 
 /// What can be known of the metadata without NIXL; throws what is wrong with it.
-std::vector<Region> check_remote(const RdmaMetadata& remote,
-                                 const std::vector<Descriptor>& local, const Blob& blob,
-                                 const std::string& backend) {
+std::vector<Region> check_remote(const RdmaMetadata& remote, const std::vector<Descriptor>& local,
+                                 const Blob& blob, const std::string& backend) {
   if (address_for(blob, backend).empty()) {
-    throw Error(ErrorCode::rejected_metadata,
-                "remote_metadata.nixl_metadata: no connection information for backend '" + backend +
-                    "'");
+    throw Error(
+        ErrorCode::rejected_metadata,
+        "remote_metadata.nixl_metadata: no connection information for backend '" + backend + "'");
   }
   std::vector<Region> regions;
   regions.reserve(remote.descriptors.size());
@@ -192,8 +192,7 @@ struct Connector::Impl {
       try {
         promise->set_value(work(loop));
       } catch (const AgentError& error) {
-        promise->set_exception(
-            std::make_exception_ptr(Error(ErrorCode::backend, error.what())));
+        promise->set_exception(std::make_exception_ptr(Error(ErrorCode::backend, error.what())));
       }
     });
     if (!accepted) throw Error(ErrorCode::closed, "the connector is closed");
@@ -250,7 +249,8 @@ Registration Connector::register_memory(const Descriptor& descriptor) {
   const Region region = Region::of(descriptor.device, descriptor.address, descriptor.size);
   auto held = std::make_shared<HeldRegion>();
   held->owner = descriptor.owner;
-  held->lease = impl_->ask([region](EngineLoop& loop) { return loop.registry().acquire({region}); });
+  held->lease =
+      impl_->ask([region](EngineLoop& loop) { return loop.registry().acquire({region}); });
   return {impl_->engine, std::move(held)};
 }
 

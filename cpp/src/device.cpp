@@ -15,9 +15,8 @@ std::string normalized(std::string_view text) {
   while (!text.empty() && is_space(static_cast<unsigned char>(text.front()))) text.remove_prefix(1);
   while (!text.empty() && is_space(static_cast<unsigned char>(text.back()))) text.remove_suffix(1);
   std::string lower(text);
-  std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) {
-    return static_cast<char>(std::tolower(c));
-  });
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return lower;
 }
 
@@ -36,9 +35,9 @@ Device Device::parse(std::string_view text) {
   } else if (name == "xpu") {
     device.kind = DeviceKind::xpu;
   } else {
-    throw Error(ErrorCode::invalid_argument,
-                "device: expected 'cpu', 'cuda:<id>' or 'xpu:<id>', got '" + std::string(text) +
-                    "'");
+    throw Error(
+        ErrorCode::invalid_argument,
+        "device: expected 'cpu', 'cuda:<id>' or 'xpu:<id>', got '" + std::string(text) + "'");
   }
   if (colon != std::string::npos) {
     const char* first = lower.data() + colon + 1;

@@ -216,8 +216,8 @@ void Engine::thread_main() noexcept {
   } catch (const Error& error) {
     failure = {error.code(), error.what()};
   } catch (const std::exception& error) {
-    failure.message = "NIXL's agent could not be made with backend '" + options_.backend +
-                      "': " + error.what();
+    failure.message =
+        "NIXL's agent could not be made with backend '" + options_.backend + "': " + error.what();
   }
   report_started(Start::failed, failure);
 
@@ -311,9 +311,9 @@ void EngineLoop::offer(const Operation& operation) {
     const auto regions = registry_.covering(operation->local_regions);
     operation->make_ready(Blob::join(connections_, agent_.partial_metadata(regions)));
   } catch (const AgentError& error) {
-    fail(operation, {ErrorCode::backend, operation->describe() +
-                                             ": the memory could not be registered: " +
-                                             error.what()});
+    fail(operation,
+         {ErrorCode::backend,
+          operation->describe() + ": the memory could not be registered: " + error.what()});
     abort(operation);
     return;
   }
@@ -332,24 +332,25 @@ void EngineLoop::begin(const Operation& operation) {
       return;
     }
   } catch (const AgentError& error) {
-    fail(operation, {ErrorCode::peer_unreachable,
-                     operation->describe() + ": NIXL refused the peer's metadata: " + error.what()});
+    fail(operation,
+         {ErrorCode::peer_unreachable,
+          operation->describe() + ": NIXL refused the peer's metadata: " + error.what()});
     abort(operation);
     return;
   }
   try {
     operation->lease = registry_.acquire(operation->local_regions);
   } catch (const AgentError& error) {
-    fail(operation, {ErrorCode::backend, operation->describe() +
-                                             ": the memory could not be registered: " +
-                                             error.what()});
+    fail(operation,
+         {ErrorCode::backend,
+          operation->describe() + ": the memory could not be registered: " + error.what()});
     abort(operation);
     return;
   }
   try {
-    operation->transfer.emplace(
-        agent_.create_transfer(operation->kind, operation->local_regions, operation->remote_regions,
-                               operation->remote_name, operation->key));
+    operation->transfer.emplace(agent_.create_transfer(operation->kind, operation->local_regions,
+                                                       operation->remote_regions,
+                                                       operation->remote_name, operation->key));
   } catch (const AgentError& error) {
     fail(operation, {ErrorCode::backend,
                      operation->describe() + ": NIXL refused the transfer: " + error.what()});
@@ -427,9 +428,9 @@ bool EngineLoop::poll_notifications() {
     const auto match = router_.take(message);
     if (match.operation == nullptr) continue;
     if (match.failed) {
-      fail(match.operation, {ErrorCode::remote_failed, match.operation->describe() + ": the peer '" +
-                                                           sender + "' reports '" + match.reason +
-                                                           "'"});
+      fail(match.operation,
+           {ErrorCode::remote_failed, match.operation->describe() + ": the peer '" + sender +
+                                          "' reports '" + match.reason + "'"});
       land(match.operation);
     } else {
       complete(match.operation);
@@ -448,10 +449,11 @@ bool EngineLoop::expire_deadlines() {
     deadlines_.erase(deadlines_.begin());
     operation->deadline.reset();
     worked = true;
-    const char* was = operation->passive ? "no peer has completed it" : "the transfer has not ended";
-    fail(operation, {ErrorCode::timed_out, operation->describe() + ": the deadline of " +
-                                               seconds(*operation->time_limit) + " passed, and " +
-                                               was});
+    const char* was =
+        operation->passive ? "no peer has completed it" : "the transfer has not ended";
+    fail(operation,
+         {ErrorCode::timed_out, operation->describe() + ": the deadline of " +
+                                    seconds(*operation->time_limit) + " passed, and " + was});
     attend(operation);
   }
   return worked;

@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "connection_state.h"
+#include "nixl_connect/connector.h"
 #include "notification_router.h"
 #include "peer_table.h"
-#include "nixl_connect/connector.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

@@ -163,8 +163,9 @@ std::string decode_nixl_metadata(std::string_view text) {
     reject("expected at most " + std::to_string(2 * kMaxBlobSize) + " characters, got " +
            std::to_string(text.size()));
   }
-  return inflate_all(text.starts_with(kBase64Prefix) ? from_base64(text.substr(kBase64Prefix.size()))
-                                                     : from_hex(text));
+  return inflate_all(text.starts_with(kBase64Prefix)
+                         ? from_base64(text.substr(kBase64Prefix.size()))
+                         : from_hex(text));
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -58,12 +58,12 @@ std::unique_ptr<NixlApi> try_load(const std::string& path, std::string& reason) 
   }
   auto api = std::make_unique<NixlApi>();
   api->path = path;
-#define NIXL_CONNECT_RESOLVE(name, arguments)                                      \
-  api->name = reinterpret_cast<decltype(api->name)>(                               \
-      ::dlsym(library, "nixl_capi_" #name)); /* NOLINT: dlsym's way */             \
-  if (api->name == nullptr) {                                                      \
-    reason = path + ": has no function nixl_capi_" #name " (NIXL before 0.10?)";   \
-    return nullptr;                                                                \
+#define NIXL_CONNECT_RESOLVE(name, arguments)                                    \
+  api->name = reinterpret_cast<decltype(api->name)>(                             \
+      ::dlsym(library, "nixl_capi_" #name)); /* NOLINT: dlsym's way */           \
+  if (api->name == nullptr) {                                                    \
+    reason = path + ": has no function nixl_capi_" #name " (NIXL before 0.10?)"; \
+    return nullptr;                                                              \
   }
   NIXL_CONNECT_CAPI(NIXL_CONNECT_RESOLVE)
 #undef NIXL_CONNECT_RESOLVE

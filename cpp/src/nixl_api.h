@@ -63,51 +63,49 @@ struct NixlApi {
 
   std::string path;
 
-#define NIXL_CONNECT_CAPI(X)                                                                      \
-  X(create_configured_agent, (const char*, const capi::AgentConfig*, capi::AgentHandle**))        \
-  X(destroy_agent, (capi::AgentHandle*))                                                          \
-  X(get_plugin_params,                                                                            \
-    (capi::AgentHandle*, const char*, capi::MemListHandle**, capi::ParamsHandle**))               \
-  X(destroy_mem_list, (capi::MemListHandle*))                                                     \
-  X(destroy_params, (capi::ParamsHandle*))                                                        \
-  X(params_add, (capi::ParamsHandle*, const char*, const char*))                                  \
-  X(create_backend,                                                                               \
-    (capi::AgentHandle*, const char*, capi::ParamsHandle*, capi::BackendHandle**))                \
-  X(destroy_backend, (capi::BackendHandle*))                                                      \
-  X(get_local_md, (capi::AgentHandle*, void**, std::size_t*))                                     \
-  X(get_local_partial_md,                                                                         \
-    (capi::AgentHandle*, capi::RegListHandle*, void**, std::size_t*, capi::OptArgsHandle*))       \
-  X(load_remote_md, (capi::AgentHandle*, const void*, std::size_t, char**))                       \
-  X(invalidate_remote_md, (capi::AgentHandle*, const char*))                                      \
-  X(create_opt_args, (capi::OptArgsHandle**))                                                     \
-  X(destroy_opt_args, (capi::OptArgsHandle*))                                                     \
-  X(opt_args_set_has_notif, (capi::OptArgsHandle*, bool))                                         \
-  X(opt_args_set_notif_msg, (capi::OptArgsHandle*, const void*, std::size_t))                     \
-  X(create_reg_dlist, (int, capi::RegListHandle**))                                               \
-  X(destroy_reg_dlist, (capi::RegListHandle*))                                                    \
-  X(reg_dlist_add_desc, (capi::RegListHandle*, std::uintptr_t, std::size_t, std::uint64_t,        \
-                         const void*, std::size_t))                                               \
-  X(register_mem, (capi::AgentHandle*, capi::RegListHandle*, capi::OptArgsHandle*))               \
-  X(deregister_mem, (capi::AgentHandle*, capi::RegListHandle*, capi::OptArgsHandle*))             \
-  X(create_xfer_dlist, (int, capi::XferListHandle**))                                             \
-  X(destroy_xfer_dlist, (capi::XferListHandle*))                                                  \
-  X(xfer_dlist_add_desc, (capi::XferListHandle*, std::uintptr_t, std::size_t, std::uint64_t))     \
-  X(create_xfer_req, (capi::AgentHandle*, int, capi::XferListHandle*, capi::XferListHandle*,      \
-                      const char*, capi::XferRequestHandle**, capi::OptArgsHandle*))              \
-  X(post_xfer_req, (capi::AgentHandle*, capi::XferRequestHandle*, capi::OptArgsHandle*))          \
-  X(get_xfer_status, (capi::AgentHandle*, capi::XferRequestHandle*))                              \
-  X(release_xfer_req, (capi::AgentHandle*, capi::XferRequestHandle*))                             \
-  X(destroy_xfer_req, (capi::XferRequestHandle*))                                                 \
-  X(gen_notif,                                                                                    \
-    (capi::AgentHandle*, const char*, const void*, std::size_t, capi::OptArgsHandle*))            \
-  X(create_notif_map, (capi::NotifMapHandle**))                                                   \
-  X(destroy_notif_map, (capi::NotifMapHandle*))                                                   \
-  X(get_notifs, (capi::AgentHandle*, capi::NotifMapHandle*, capi::OptArgsHandle*))                \
-  X(notif_map_size, (capi::NotifMapHandle*, std::size_t*))                                        \
-  X(notif_map_get_agent_at, (capi::NotifMapHandle*, std::size_t, const char**))                   \
-  X(notif_map_get_notifs_size, (capi::NotifMapHandle*, const char*, std::size_t*))                \
-  X(notif_map_get_notif,                                                                          \
-    (capi::NotifMapHandle*, const char*, std::size_t, const void**, std::size_t*))                \
+#define NIXL_CONNECT_CAPI(X)                                                                       \
+  X(create_configured_agent, (const char*, const capi::AgentConfig*, capi::AgentHandle**))         \
+  X(destroy_agent, (capi::AgentHandle*))                                                           \
+  X(get_plugin_params,                                                                             \
+    (capi::AgentHandle*, const char*, capi::MemListHandle**, capi::ParamsHandle**))                \
+  X(destroy_mem_list, (capi::MemListHandle*))                                                      \
+  X(destroy_params, (capi::ParamsHandle*))                                                         \
+  X(params_add, (capi::ParamsHandle*, const char*, const char*))                                   \
+  X(create_backend, (capi::AgentHandle*, const char*, capi::ParamsHandle*, capi::BackendHandle**)) \
+  X(destroy_backend, (capi::BackendHandle*))                                                       \
+  X(get_local_md, (capi::AgentHandle*, void**, std::size_t*))                                      \
+  X(get_local_partial_md,                                                                          \
+    (capi::AgentHandle*, capi::RegListHandle*, void**, std::size_t*, capi::OptArgsHandle*))        \
+  X(load_remote_md, (capi::AgentHandle*, const void*, std::size_t, char**))                        \
+  X(invalidate_remote_md, (capi::AgentHandle*, const char*))                                       \
+  X(create_opt_args, (capi::OptArgsHandle**))                                                      \
+  X(destroy_opt_args, (capi::OptArgsHandle*))                                                      \
+  X(opt_args_set_has_notif, (capi::OptArgsHandle*, bool))                                          \
+  X(opt_args_set_notif_msg, (capi::OptArgsHandle*, const void*, std::size_t))                      \
+  X(create_reg_dlist, (int, capi::RegListHandle**))                                                \
+  X(destroy_reg_dlist, (capi::RegListHandle*))                                                     \
+  X(reg_dlist_add_desc,                                                                            \
+    (capi::RegListHandle*, std::uintptr_t, std::size_t, std::uint64_t, const void*, std::size_t))  \
+  X(register_mem, (capi::AgentHandle*, capi::RegListHandle*, capi::OptArgsHandle*))                \
+  X(deregister_mem, (capi::AgentHandle*, capi::RegListHandle*, capi::OptArgsHandle*))              \
+  X(create_xfer_dlist, (int, capi::XferListHandle**))                                              \
+  X(destroy_xfer_dlist, (capi::XferListHandle*))                                                   \
+  X(xfer_dlist_add_desc, (capi::XferListHandle*, std::uintptr_t, std::size_t, std::uint64_t))      \
+  X(create_xfer_req, (capi::AgentHandle*, int, capi::XferListHandle*, capi::XferListHandle*,       \
+                      const char*, capi::XferRequestHandle**, capi::OptArgsHandle*))               \
+  X(post_xfer_req, (capi::AgentHandle*, capi::XferRequestHandle*, capi::OptArgsHandle*))           \
+  X(get_xfer_status, (capi::AgentHandle*, capi::XferRequestHandle*))                               \
+  X(release_xfer_req, (capi::AgentHandle*, capi::XferRequestHandle*))                              \
+  X(destroy_xfer_req, (capi::XferRequestHandle*))                                                  \
+  X(gen_notif, (capi::AgentHandle*, const char*, const void*, std::size_t, capi::OptArgsHandle*))  \
+  X(create_notif_map, (capi::NotifMapHandle**))                                                    \
+  X(destroy_notif_map, (capi::NotifMapHandle*))                                                    \
+  X(get_notifs, (capi::AgentHandle*, capi::NotifMapHandle*, capi::OptArgsHandle*))                 \
+  X(notif_map_size, (capi::NotifMapHandle*, std::size_t*))                                         \
+  X(notif_map_get_agent_at, (capi::NotifMapHandle*, std::size_t, const char**))                    \
+  X(notif_map_get_notifs_size, (capi::NotifMapHandle*, const char*, std::size_t*))                 \
+  X(notif_map_get_notif,                                                                           \
+    (capi::NotifMapHandle*, const char*, std::size_t, const void**, std::size_t*))                 \
   X(notif_map_clear, (capi::NotifMapHandle*))
 
 #define NIXL_CONNECT_DECLARE(name, arguments) capi::Status(*name) arguments = nullptr;

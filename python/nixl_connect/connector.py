@@ -34,9 +34,7 @@ __all__ = ["Connection", "Connector", "OperationCall"]
 OperationT = TypeVar("OperationT", bound=AbstractOperation)
 
 
-class OperationCall(
-    Coroutine[Any, Any, OperationT], AbstractAsyncContextManager[OperationT]
-):
+class OperationCall(Coroutine[Any, Any, OperationT], AbstractAsyncContextManager[OperationT]):
     """What a connector's factories return: a coroutine that can also be entered.
 
     ``op = await connector.create_readable(d)``, or ``async with connector.create_readable(d)
@@ -232,7 +230,7 @@ class Connector:
         self,
         local_descriptors: Descriptor | list[Descriptor],
         *,
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> OperationCall[ReadableOperation]:
         """Offer memory for a peer to read.
 
@@ -257,7 +255,7 @@ class Connector:
         self,
         local_descriptors: Descriptor | list[Descriptor],
         *,
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> OperationCall[WritableOperation]:
         """Offer memory for a peer to write. As `create_readable`; the memory is writable."""
         return OperationCall(self._create(WritableOperation, local_descriptors, timeout))
@@ -267,7 +265,7 @@ class Connector:
         remote_metadata: RdmaMetadata,
         local_descriptors: Descriptor | list[Descriptor],
         *,
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> OperationCall[ReadOperation]:
         """Begin to read what a peer offers.
 
@@ -301,7 +299,7 @@ class Connector:
         local_descriptors: Descriptor | list[Descriptor],
         remote_metadata: RdmaMetadata,
         *,
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> OperationCall[WriteOperation]:
         """Begin to write to what a peer offers. As `begin_read`, the other way."""
         return OperationCall(self._begin_write(local_descriptors, remote_metadata, timeout))
@@ -310,7 +308,7 @@ class Connector:
         self,
         local_descriptors: Descriptor | list[Descriptor],
         *,
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> ReadableOperation:
         """As `create_readable`, for threads without an event loop."""
         return self._create_blocking(ReadableOperation, local_descriptors, timeout)
@@ -319,7 +317,7 @@ class Connector:
         self,
         local_descriptors: Descriptor | list[Descriptor],
         *,
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> WritableOperation:
         """As `create_writable`, for threads without an event loop."""
         return self._create_blocking(WritableOperation, local_descriptors, timeout)
@@ -329,7 +327,7 @@ class Connector:
         remote_metadata: RdmaMetadata,
         local_descriptors: Descriptor | list[Descriptor],
         *,
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> ReadOperation:
         """As `begin_read`, for threads without an event loop."""
         self._core.wait_started()
@@ -340,7 +338,7 @@ class Connector:
         local_descriptors: Descriptor | list[Descriptor],
         remote_metadata: RdmaMetadata,
         *,
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> WriteOperation:
         """As `begin_write`, for threads without an event loop."""
         self._core.wait_started()
@@ -426,7 +424,7 @@ class Connector:
         self,
         operation: type[OperationT],
         local_descriptors: Descriptor | list[Descriptor],
-        timeout: float | None | Default,
+        timeout: float | Default | None,
     ) -> OperationT:
         await self._started()
         return await operation(self._shared(), local_descriptors, timeout)._made_ready()  # type: ignore[call-arg,arg-type]
@@ -435,7 +433,7 @@ class Connector:
         self,
         operation: type[OperationT],
         local_descriptors: Descriptor | list[Descriptor],
-        timeout: float | None | Default,
+        timeout: float | Default | None,
     ) -> OperationT:
         self._core.wait_started()
         made = operation(self._shared(), local_descriptors, timeout)  # type: ignore[call-arg,arg-type]
@@ -447,7 +445,7 @@ class Connector:
         self,
         remote_metadata: RdmaMetadata,
         local_descriptors: Descriptor | list[Descriptor],
-        timeout: float | None | Default,
+        timeout: float | Default | None,
     ) -> ReadOperation:
         await self._started()
         return ReadOperation(self._shared(), remote_metadata, local_descriptors, timeout)
@@ -456,7 +454,7 @@ class Connector:
         self,
         local_descriptors: Descriptor | list[Descriptor],
         remote_metadata: RdmaMetadata,
-        timeout: float | None | Default,
+        timeout: float | Default | None,
     ) -> WriteOperation:
         await self._started()
         return WriteOperation(self._shared(), local_descriptors, remote_metadata, timeout)

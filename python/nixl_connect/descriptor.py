@@ -99,7 +99,8 @@ def _from_interface(data: object, interface: dict[str, Any], device: Device) -> 
 def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...] | None, item: int) -> bool:
     if strides is None or 0 in shape:
         return True
-    for axes in (list(zip(shape, strides))[::-1], list(zip(shape, strides))):
+    axes_in_order = list(zip(shape, strides, strict=True))
+    for axes in (axes_in_order[::-1], axes_in_order):
         expected = item
         for length, stride in axes:
             if length != 1 and stride != expected:

@@ -68,9 +68,7 @@ class Device:
         ):
             self._kind, self._id = metadata
             if self._id < 0:
-                raise ValueError(
-                    f"metadata: expected a device number of 0 or more, got {self._id}"
-                )
+                raise ValueError(f"metadata: expected a device number of 0 or more, got {self._id}")
         elif metadata is None:
             raise ValueError("metadata: expected a device, got None")
         else:

@@ -72,7 +72,7 @@ _STATUS_NAMES = ("<invalid>", "INIT", "PROC", "DONE", "STOP", "ERR")
 _STATUSES = tuple(OperationStatus)
 
 
-def _core_timeout(timeout: float | None | Default) -> float | None:
+def _core_timeout(timeout: float | Default | None) -> float | None:
     """The core's way: None for the default, negative for no deadline."""
     if isinstance(timeout, Default):
         return None
@@ -253,7 +253,7 @@ class PassiveOperation(AbstractOperation):
         connection: Connection,
         operation_kind: OperationKind,
         local_descriptors: Descriptor | list[Descriptor],
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         core = core_of(connection).create(
             int(operation_kind), local_descriptors, _core_timeout(timeout)
@@ -296,7 +296,7 @@ class ActiveOperation(AbstractOperation):
         operation_kind: OperationKind,
         local_descriptors: Descriptor | list[Descriptor],
         remote_metadata: RdmaMetadata,
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         if not isinstance(remote_metadata, RdmaMetadata):
             raise TypeError(
@@ -333,7 +333,7 @@ class ReadableOperation(PassiveOperation):
         self,
         connection: Connection,
         local_descriptors: Descriptor | list[Descriptor],
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         super().__init__(connection, OperationKind.READ, local_descriptors, timeout)
 
@@ -358,7 +358,7 @@ class WritableOperation(PassiveOperation):
         self,
         connection: Connection,
         local_descriptors: Descriptor | list[Descriptor],
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         super().__init__(connection, OperationKind.WRITE, local_descriptors, timeout)
 
@@ -386,7 +386,7 @@ class ReadOperation(ActiveOperation):
         connection: Connection,
         remote_metadata: RdmaMetadata,
         local_descriptors: Descriptor | list[Descriptor],
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         super().__init__(
             connection, OperationKind.READ, local_descriptors, remote_metadata, timeout
@@ -416,7 +416,7 @@ class WriteOperation(ActiveOperation):
         connection: Connection,
         local_descriptors: Descriptor | list[Descriptor],
         remote_metadata: RdmaMetadata,
-        timeout: float | None | Default = Default.TIMEOUT,
+        timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         super().__init__(
             connection, OperationKind.WRITE, local_descriptors, remote_metadata, timeout
@@ -489,4 +489,3 @@ class Remote:
 
     def __str__(self) -> str:
         return self._name
-

@@ -45,7 +45,8 @@ RdmaMetadata remote_metadata(nb::handle model) {
   RdmaMetadata metadata;
   metadata.nixl_metadata = field<std::string>(model, "nixl_metadata");
   metadata.notification_key = field<std::string>(model, "notification_key");
-  metadata.operation_kind = static_cast<OperationKind>(field<std::uint8_t>(model, "operation_kind"));
+  metadata.operation_kind =
+      static_cast<OperationKind>(field<std::uint8_t>(model, "operation_kind"));
   const auto descriptors = field<nb::list>(model, "descriptors");
   metadata.descriptors.reserve(descriptors.size());
   for (nb::handle d : descriptors) {
@@ -55,7 +56,8 @@ RdmaMetadata remote_metadata(nb::handle model) {
   return metadata;
 }
 
-Connection create(PythonConnector& connector, int kind, nb::handle local, std::optional<double> timeout) {
+Connection create(PythonConnector& connector, int kind, nb::handle local,
+                  std::optional<double> timeout) {
   release_abandoned();
   if (static_cast<OperationKind>(kind) == OperationKind::read) {
     return connector.create_readable(local_descriptors(local, false), optional_seconds(timeout));

@@ -67,8 +67,13 @@ std::tuple<std::uintptr_t, std::size_t, bool, bool, int, int, nb::object> dlpack
   nb::object keeper = nb::capsule(new nb::ndarray<nb::ro>(array), [](void* held) noexcept {
     delete static_cast<nb::ndarray<nb::ro>*>(held);
   });
-  return {reinterpret_cast<std::uintptr_t>(array.data()), array.nbytes(), writable,
-          is_dense(array), array.device_type(), array.device_id(), keeper};
+  return {reinterpret_cast<std::uintptr_t>(array.data()),
+          array.nbytes(),
+          writable,
+          is_dense(array),
+          array.device_type(),
+          array.device_id(),
+          keeper};
 }
 
 }  // namespace
@@ -116,14 +121,16 @@ void init_descriptor(nb::module_& m) {
           },
           nb::arg("address"), nb::arg("size"), nb::arg("kind"), nb::arg("device_id"),
           nb::arg("owner").none(), nb::arg("writable"))
-      .def_prop_ro("ptr", [](const LocalDescriptor& d) { return d.memory.address; },
-                   "Address of the first byte.")
+      .def_prop_ro(
+          "ptr", [](const LocalDescriptor& d) { return d.memory.address; },
+          "Address of the first byte.")
       .def_prop_rw(
           "_data_size", [](const LocalDescriptor& d) { return d.memory.size; },
           [](LocalDescriptor& d, std::size_t size) { d.memory.size = size; },
           "Size in bytes. May be made smaller; operations begun afterwards follow.")
-      .def_prop_ro("writable", [](const LocalDescriptor& d) { return d.writable; },
-                   "Whether a transfer may write to the memory.");
+      .def_prop_ro(
+          "writable", [](const LocalDescriptor& d) { return d.writable; },
+          "Whether a transfer may write to the memory.");
 
   m.def("buffer_info", &buffer_info, nb::arg("object"),
         "(address, bytes, writable, contiguous) of an object with the buffer protocol.");

@@ -7,8 +7,8 @@ namespace {
 /// The one place where the core's errors become Python's: `nixl_connect.errors` has a class
 /// for each code.
 void raise(const Error& error) {
-  nb::object exception = nb::module_::import_(kErrorsModule)
-                             .attr("from_core")(to_string(error.code()), error.what());
+  nb::object exception =
+      nb::module_::import_(kErrorsModule).attr("from_core")(to_string(error.code()), error.what());
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
 }
 

@@ -81,7 +81,8 @@ TEST(ConnectionState, RacingEndsLeaveOneWinner) {
     state->notify(Milestone::ended, queue, 1);
     int winners = 0;
     std::thread other([&] {
-      if (state->finish(OperationStatus::cancelled)) __atomic_add_fetch(&winners, 1, __ATOMIC_SEQ_CST);
+      if (state->finish(OperationStatus::cancelled))
+        __atomic_add_fetch(&winners, 1, __ATOMIC_SEQ_CST);
     });
     if (state->finish(OperationStatus::complete)) __atomic_add_fetch(&winners, 1, __ATOMIC_SEQ_CST);
     other.join();

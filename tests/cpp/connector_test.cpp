@@ -170,9 +170,7 @@ TEST_F(ConnectorTest, CloseEndsEverything) {
   const Buffer buffer(100, 1);
   std::vector<Connection> offers;
   for (int i = 0; i < 100; ++i) offers.push_back(left.create_readable({buffer.descriptor()}));
-  std::thread waiter([&] {
-    EXPECT_EQ(code_of([&] { offers[0].wait(); }), ErrorCode::closed);
-  });
+  std::thread waiter([&] { EXPECT_EQ(code_of([&] { offers[0].wait(); }), ErrorCode::closed); });
   left.close();
   left.close();
   waiter.join();

@@ -17,7 +17,8 @@ TEST(Device, ReadsAndWritesNames) {
 }
 
 TEST(Device, RefusesEverythingElse) {
-  for (const char* text : {"", ":", "tpu", "cuda:", "cuda:x", "cuda:1x", "cuda:-1", "cuda:99999999999"}) {
+  for (const char* text :
+       {"", ":", "tpu", "cuda:", "cuda:x", "cuda:1x", "cuda:-1", "cuda:99999999999"}) {
     EXPECT_THROW(Device::parse(text), Error) << text;
   }
 }

@@ -31,8 +31,8 @@ TEST(Metadata, TakesTheLargestBlobAndNoLarger) {
   const std::string largest(kMaxBlobSize, 'x');
   EXPECT_EQ(decode_nixl_metadata(encode_nixl_metadata(largest, MetadataEncoding::base64)).size(),
             kMaxBlobSize);
-  EXPECT_THROW(
-      decode_nixl_metadata(encode_nixl_metadata(largest + "x", MetadataEncoding::base64)), Error);
+  EXPECT_THROW(decode_nixl_metadata(encode_nixl_metadata(largest + "x", MetadataEncoding::base64)),
+               Error);
 }
 
 TEST(Metadata, SaysWhatIsWrong) {

@@ -100,7 +100,9 @@ def other() -> Iterator[nc.Connector]:
         yield made
 
 
-def run_python(code: str, *, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_python(
+    code: str, *, timeout: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs code in a fresh interpreter, whose environment has what is given and what we have."""
     return subprocess.run(
         [sys.executable, "-c", code],

@@ -40,9 +40,7 @@ class Worker:
 
     @staticmethod
     def check(buffers: list[Any], seed: int) -> bool:
-        return all(
-            np.array_equal(b, contents(seed + i, len(b))) for i, b in enumerate(buffers)
-        )
+        return all(np.array_equal(b, contents(seed + i, len(b))) for i, b in enumerate(buffers))
 
     async def offer(self, request: dict[str, Any]) -> dict[str, Any]:
         readable = request["kind"] == "read"

@@ -5,9 +5,8 @@ import inspect
 import socket
 from collections.abc import Coroutine
 
-import pytest
-
 import nixl_connect as nc
+import pytest
 
 
 def test_names() -> None:

@@ -7,11 +7,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import nixl_connect as nc
 import numpy as np
 import pytest
 import torch
-
-import nixl_connect as nc
 
 
 class OnlyArrayInterface:

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
 import nixl_connect as nc
+import pytest
 
 
 @pytest.mark.parametrize(
@@ -18,9 +17,7 @@ import nixl_connect as nc
         ("xpu:2", nc.DeviceKind.XPU, 2, "xpu:2"),
     ],
 )
-def test_reads_and_writes_names(
-    text: str, kind: nc.DeviceKind, number: int, written: str
-) -> None:
+def test_reads_and_writes_names(text: str, kind: nc.DeviceKind, number: int, written: str) -> None:
     device = nc.Device(text)
     assert (device.kind, device.id, str(device)) == (kind, number, written)
     assert device == nc.Device((kind, number))

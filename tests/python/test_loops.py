@@ -9,10 +9,9 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import nixl_connect as nc
 import pytest
 import uvloop
-
-import nixl_connect as nc
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -81,7 +80,10 @@ def test_loops_and_threads_at_once(connector: nc.Connector, other: nc.Connector)
             move_blocking(other, connector, first + i)
 
     with ThreadPoolExecutor(6) as pool:
-        futures = [pool.submit(loop_thread, asyncio.run, 0), pool.submit(loop_thread, uvloop.run, 50)]
+        futures = [
+            pool.submit(loop_thread, asyncio.run, 0),
+            pool.submit(loop_thread, uvloop.run, 50),
+        ]
         futures += [pool.submit(loop_thread, asyncio.run, 100)]
         futures += [pool.submit(blocking_thread, 10 * i) for i in range(3)]
         for future in futures:
@@ -156,9 +158,7 @@ def test_blocking_waits_time_out(connector: nc.Connector) -> None:
         late.wait()
 
 
-def test_the_loop_is_free_while_much_is_moved(
-    connector: nc.Connector, other: nc.Connector
-) -> None:
+def test_the_loop_is_free_while_much_is_moved(connector: nc.Connector, other: nc.Connector) -> None:
     """The copy happens on the engine's thread: the loop turns many times during it."""
 
     async def main() -> int:

@@ -4,12 +4,11 @@ import base64
 import zlib
 from typing import Any
 
+import nixl_connect as nc
 import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import nixl_connect as nc
 from nixl_connect import _core
 
 FIELDS = ["descriptors", "nixl_metadata", "notification_key", "operation_kind"]

@@ -6,11 +6,10 @@ import asyncio
 import gc
 from typing import Any
 
+import nixl_connect as nc
 import numpy as np
 import pytest
 import torch
-
-import nixl_connect as nc
 
 KINDS = ["read", "write"]
 
@@ -38,7 +37,7 @@ async def move(
         active = await mover.begin_write(full_descriptors, sent)
     await asyncio.gather(active.wait_for_completion(), passive.wait_for_completion())
     assert active.status is passive.status is nc.OperationStatus.COMPLETE
-    for a, b in zip(full, empty):
+    for a, b in zip(full, empty, strict=True):
         assert np.array_equal(a, b)
 
 
@@ -79,7 +78,7 @@ async def test_one_descriptor_in_many_operations_at_once(
     assert len({offer.metadata().notification_key for offer in offers}) == 64
     reads = [
         await other.begin_read(offer.metadata(), nc.Descriptor(target))
-        for offer, target in zip(offers, targets)
+        for offer, target in zip(offers, targets, strict=True)
     ]
     # Ends in an order of its own; the end of one leaves the others alone.
     await asyncio.gather(*[op.wait_for_completion() for op in [*reads, *offers]])
@@ -236,9 +235,7 @@ async def until_resizable(data: bytearray) -> None:
     await asyncio.wait_for(poll(), 30)
 
 
-async def test_memory_is_released_at_the_end(
-    connector: nc.Connector, other: nc.Connector
-) -> None:
+async def test_memory_is_released_at_the_end(connector: nc.Connector, other: nc.Connector) -> None:
     source, target = bytearray(4096), bytearray(4096)
     offer = await connector.create_readable(nc.Descriptor(source))
     read = await other.begin_read(offer.metadata(), nc.Descriptor(target))
@@ -249,7 +246,7 @@ async def test_memory_is_released_at_the_end(
 
 
 async def test_deadlines(connector: nc.Connector) -> None:
-    with pytest.raises(nc.DeadlineExceededError, match="deadline of 0.05 s") as caught:
+    with pytest.raises(nc.DeadlineExceededError, match=r"deadline of 0\.05 s") as caught:
         async with connector.create_readable(nc.Descriptor(bytearray(3)), timeout=0.05) as offer:
             await offer.wait_for_completion()
     assert isinstance(caught.value, TimeoutError)
@@ -263,9 +260,7 @@ async def test_deadlines(connector: nc.Connector) -> None:
         assert unhurried.status is nc.OperationStatus.INITIALIZED
 
 
-async def test_a_wait_of_its_own_can_time_out(
-    connector: nc.Connector, other: nc.Connector
-) -> None:
+async def test_a_wait_of_its_own_can_time_out(connector: nc.Connector, other: nc.Connector) -> None:
     offer = await connector.create_readable(nc.Descriptor(bytearray(b"abc")))
     with pytest.raises(TimeoutError, match="it goes on"):
         await offer.wait_for_completion(timeout=0.02)

@@ -19,9 +19,7 @@ async def move(owner: Peer, mover: Peer, kind: str, sizes: list[int], seed: int)
     metadata = offer["metadata"]
     moved, waited = await asyncio.gather(
         mover.ask("begin", kind=kind, sizes=sizes, seed=seed, metadata=metadata),
-        owner.ask(
-            "wait", key=metadata["notification_key"], seed=seed if kind == "write" else None
-        ),
+        owner.ask("wait", key=metadata["notification_key"], seed=seed if kind == "write" else None),
     )
     assert (moved["status"], moved["right"]) == ("DONE", True), moved
     assert (waited["status"], waited["right"]) == ("DONE", True), waited
@@ -73,9 +71,7 @@ async def test_the_passive_side_learns_though_the_active_one_leaves_at_once(
         offer = await owner.ask("offer", kind="read", sizes=[1 << 20], seed=seed)
         metadata = offer["metadata"]
         waiting = asyncio.create_task(owner.ask("wait", key=metadata["notification_key"]))
-        moved = await mover.ask(
-            "begin", kind="read", sizes=[1 << 20], seed=seed, metadata=metadata
-        )
+        moved = await mover.ask("begin", kind="read", sizes=[1 << 20], seed=seed, metadata=metadata)
         assert moved["right"], moved
         assert await mover.stop() == 0
         assert (await asyncio.wait_for(waiting, 60))["status"] == "DONE"

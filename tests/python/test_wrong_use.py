@@ -7,12 +7,11 @@ import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import nixl_connect as nc
 import numpy as np
 import pytest
 import torch
 from conftest import run_python
-
-import nixl_connect as nc
 
 
 @pytest.fixture
