@@ -98,3 +98,7 @@ stubs: $(STAMPS)/package
 
 clean:
 	rm -rf $(BUILD) $(VENV)
+
+.PHONY: bench
+bench: $(STAMPS)/test-tools
+	$(BIN)/python bench/python/side_by_side.py
