@@ -77,8 +77,7 @@ def run(backend: Backend, size: int, in_flight: int, operations: int) -> dict[st
             "UCX_MODULES": "^efa",
             "NIXL_LOG_LEVEL": "ERROR",
         },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )

@@ -94,9 +94,7 @@ async def owner(options: argparse.Namespace) -> dict[str, Any]:
     )
     assert child.stdout is not None
     lines = Lines(child.stdout, child.stdin)
-    buffers = [
-        np.full(options.size, i % 251, dtype=np.uint8) for i in range(options.in_flight)
-    ]
+    buffers = [np.full(options.size, i % 251, dtype=np.uint8) for i in range(options.in_flight)]
     descriptors = [library.Descriptor((buffer, "cpu")) for buffer in buffers]
     done: dict[int, asyncio.Future[None]] = {}
     checks: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
