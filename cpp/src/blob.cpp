@@ -10,6 +10,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 namespace {
 
 constexpr std::string_view kMagic = "nixlSerDes|";
+constexpr std::string_view kAgentTag = "Agent";
 constexpr std::string_view kMemorySection = "MemSection";
 constexpr std::size_t kMaxNameSize = 4096;
 constexpr std::size_t kElementHeader = 3 * sizeof(std::uint64_t);
@@ -119,7 +120,8 @@ Blob::Blob(std::string bytes) : bytes_(std::move(bytes)) {
   }
   Reader reader(bytes_);
   reader.magic();
-  agent_ = reader.text("Agent");
+  agent_ = reader.text(kAgentTag);
+  connections_offset_ = reader.offset();
 
   const std::size_t connections = reader.count("Conns", 2 * (1 + kFieldOverhead));
   connections_.reserve(connections);
@@ -153,6 +155,16 @@ std::string Blob::join(const std::string& connections, const std::string& region
   joined.append(connections, 0, first.memory_offset_);
   joined.append(regions, second.memory_offset_);
   return joined;
+}
+
+std::string Blob::renamed(std::string_view agent) const {
+  const std::uint64_t size = agent.size();
+  std::string blob;
+  blob.reserve(bytes_.size() + agent.size());
+  blob.append(kMagic).append(kAgentTag);
+  blob.append(reinterpret_cast<const char*>(&size), sizeof size).append(agent).append("|");
+  blob.append(bytes_, connections_offset_);
+  return blob;
 }
 
 std::string agent_name_of(std::string_view blob) {

@@ -42,6 +42,9 @@ class Blob {
   /// `Error(rejected_metadata)` when either has not the expected form.
   static std::string join(const std::string& connections, const std::string& regions);
 
+  /// The same, as if the agent had another name. To NIXL a remote agent's name is a label.
+  std::string renamed(std::string_view agent) const;
+
   const std::string& bytes() const noexcept { return bytes_; }
   std::string_view agent() const noexcept { return agent_; }
   const std::vector<Connection>& connections() const noexcept { return connections_; }
@@ -59,6 +62,8 @@ class Blob {
   std::vector<Section> sections_;
   /// Where the part about memory begins.
   std::size_t memory_offset_ = 0;
+  /// Where the part after the agent's name begins.
+  std::size_t connections_offset_ = 0;
 };
 
 NIXL_CONNECT_NAMESPACE_END

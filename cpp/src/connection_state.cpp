@@ -61,6 +61,7 @@ void ConnectionState::let_go() {
   lease.clear();
   local.clear();
   remote_blob.reset();
+  peer.reset();
   phase = Phase::released;
   pass(Milestone::released);
 }

@@ -19,7 +19,7 @@
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 class Engine;
-struct Peer;
+class Peer;
 
 using Clock = std::chrono::steady_clock;
 
@@ -30,7 +30,7 @@ struct ConnectionState {
   using Deadlines = std::multimap<Clock::time_point, std::shared_ptr<ConnectionState>>;
 
   /// Where the engine has taken it.
-  enum class Phase : std::uint8_t { fresh, offered, parked, flying, released };
+  enum class Phase : std::uint8_t { fresh, offered, flying, released };
 
   // Set before the engine sees it, then read by anybody.
   std::shared_ptr<Engine> engine;
@@ -53,7 +53,7 @@ struct ConnectionState {
   Phase phase = Phase::fresh;
   MemoryRegistry::Lease lease;
   std::optional<Transfer> transfer;
-  Peer* peer = nullptr;
+  std::shared_ptr<Peer> peer;
   std::optional<Deadlines::iterator> deadline;
 
   // Anybody's.

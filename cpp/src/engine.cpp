@@ -243,7 +243,8 @@ EngineLoop::EngineLoop(Engine& engine, const NixlApi& api)
       agent_(api, engine.options().name + "-" + unique_suffix(), engine.options().backend,
              engine.options().backend_parameters, engine.options().progress_thread),
       registry_(agent_),
-      peers_(agent_, engine.options().backend, engine.options().max_peer_regions),
+      peers_(agent_, engine.options().backend, engine.options().max_peer_regions,
+             engine.options().max_peers),
       connections_(agent_.partial_metadata({})),
       last_work_(Clock::now()) {}
 
@@ -275,7 +276,10 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
     if (stopping_ && (flights_.empty() || Clock::now() >= last_call)) break;
     look = next_look(worked);
   }
-  for (const Operation& operation : flights_) operation->transfer.reset();
+  for (const Operation& operation : flights_) {
+    operation->transfer.reset();
+    operation->peer.reset();
+  }
   return std::move(flights_);
 }
 
@@ -287,16 +291,15 @@ void EngineLoop::attend(const Operation& operation) {
         const auto when = operation->began + *operation->time_limit;
         operation->deadline = deadlines_.emplace_hint(deadlines_.end(), when, operation);
       }
-      if (operation->ended()) {
-        abort(operation);
-      } else if (operation->passive) {
-        offer(operation);
-      } else {
+      if (!operation->passive) {
         begin(operation);
+      } else if (operation->ended()) {
+        land(operation);
+      } else {
+        offer(operation);
       }
       break;
     case Phase::offered:
-    case Phase::parked:
       if (operation->ended()) abort(operation);
       break;
     case Phase::flying:    // NIXL still uses the memory.
@@ -308,85 +311,62 @@ void EngineLoop::attend(const Operation& operation) {
 void EngineLoop::offer(const Operation& operation) {
   try {
     operation->lease = registry_.acquire(operation->local_regions);
-    const auto regions = registry_.covering(operation->local_regions);
-    operation->make_ready(Blob::join(connections_, agent_.partial_metadata(regions)));
+    operation->make_ready(blob_of(registry_.covering(operation->local_regions)));
   } catch (const AgentError& error) {
     fail(operation,
          {ErrorCode::backend,
           operation->describe() + ": the memory could not be registered: " + error.what()});
-    abort(operation);
+    land(operation);
     return;
   }
   operation->phase = ConnectionState::Phase::offered;
   router_.add(operation);
 }
 
-void EngineLoop::begin(const Operation& operation) {
-  Peer& peer = peers_.peer_of(*operation->remote_blob);
-  operation->peer = &peer;
-  bool done = false;
+std::string EngineLoop::blob_of(const std::vector<Region>& regions) {
+  const std::string partial = agent_.partial_metadata(regions);
   try {
-    if (!peers_.admit(peer, *operation->remote_blob)) {
-      operation->phase = ConnectionState::Phase::parked;
-      peer.parked.push_back(operation);
+    return Blob::join(connections_, partial);
+  } catch (const Error&) {
+    // A NIXL that writes another form: what it writes whole is good for its own kind.
+    return agent_.full_metadata();
+  }
+}
+
+void EngineLoop::begin(const Operation& operation) {
+  ErrorCode code = ErrorCode::peer_unreachable;
+  const char* what = "NIXL refused the peer's metadata: ";
+  try {
+    operation->peer = peers_.admit(*operation->remote_blob);
+    if (operation->ended()) {
+      // Cancelled before it began: nothing is left but to tell the peer.
+      abort(operation);
       return;
     }
-  } catch (const AgentError& error) {
-    fail(operation,
-         {ErrorCode::peer_unreachable,
-          operation->describe() + ": NIXL refused the peer's metadata: " + error.what()});
-    abort(operation);
-    return;
-  }
-  try {
+    code = ErrorCode::backend;
+    what = "the memory could not be registered: ";
     operation->lease = registry_.acquire(operation->local_regions);
-  } catch (const AgentError& error) {
-    fail(operation,
-         {ErrorCode::backend,
-          operation->describe() + ": the memory could not be registered: " + error.what()});
-    abort(operation);
-    return;
-  }
-  try {
+    what = "NIXL refused the transfer: ";
     operation->transfer.emplace(agent_.create_transfer(operation->kind, operation->local_regions,
                                                        operation->remote_regions,
-                                                       operation->remote_name, operation->key));
+                                                       operation->peer->alias, operation->key));
   } catch (const AgentError& error) {
-    fail(operation, {ErrorCode::backend,
-                     operation->describe() + ": NIXL refused the transfer: " + error.what()});
+    fail(operation, {code, operation->describe() + ": " + what + error.what()});
     abort(operation);
     return;
   }
   operation->phase = ConnectionState::Phase::flying;
-  ++peer.flights;
   try {
-    done = operation->transfer->post();
+    if (operation->transfer->post()) {
+      complete(operation);
+      return;
+    }
   } catch (const AgentError& error) {
-    fail(operation, transfer_failure(*operation, error));
-    peer.stale = true;
-    abort(operation);
-    return;
-  }
-  if (done) {
-    complete(operation);
+    break_off(operation, error);
     return;
   }
   operation->make_in_progress();
   flights_.push_back(operation);
-}
-
-void EngineLoop::unpark(Peer& peer) {
-  std::vector<Operation> parked;
-  parked.swap(peer.parked);
-  for (const Operation& operation : parked) {
-    if (operation->phase != ConnectionState::Phase::parked) continue;
-    operation->phase = ConnectionState::Phase::fresh;
-    if (operation->ended()) {
-      abort(operation);
-    } else {
-      begin(operation);
-    }
-  }
 }
 
 bool EngineLoop::poll_transfers() {
@@ -400,14 +380,11 @@ bool EngineLoop::poll_transfers() {
         landed = true;
       }
     } catch (const AgentError& error) {
-      fail(operation, transfer_failure(*operation, error));
-      operation->peer->stale = true;
-      abort(operation);
+      break_off(operation, error);
       landed = true;
     }
     if (landed) {
       worked = true;
-      // `land` may have begun others, which are at the end.
       flights_[i] = std::move(flights_.back());
       flights_.pop_back();
     } else {
@@ -498,6 +475,13 @@ void EngineLoop::fail(const Operation& operation, Failure failure) {
   operation->finish(OperationStatus::errored, std::move(failure));
 }
 
+void EngineLoop::break_off(const Operation& operation, const AgentError& error) {
+  fail(operation, transfer_failure(*operation, error));
+  operation->peer->broken = true;
+  peers_.retire(*operation->peer);
+  land(operation);
+}
+
 Failure EngineLoop::transfer_failure(const ConnectionState& operation,
                                      const AgentError& error) const {
   const bool reached = operation.peer->reached;
@@ -508,14 +492,11 @@ Failure EngineLoop::transfer_failure(const ConnectionState& operation,
 }
 
 void EngineLoop::tell_failure(const ConnectionState& operation) {
-  if (operation.passive || operation.peer == nullptr ||
-      operation.status() == OperationStatus::complete || !peers_.can_notify(*operation.peer)) {
-    return;
-  }
+  if (operation.peer == nullptr || operation.peer->broken) return;
   const auto failure = operation.failure();
   const char* reason = to_string(failure ? failure->code : ErrorCode::cancelled);
   try {
-    agent_.notify(operation.remote_name, NotificationRouter::failure_notice(operation.key, reason));
+    agent_.notify(operation.peer->alias, NotificationRouter::failure_notice(operation.key, reason));
   } catch (const AgentError&) {
     // The peer's own deadline ends its side.
   }
@@ -529,12 +510,8 @@ void EngineLoop::abort(const Operation& operation) {
 void EngineLoop::land(const Operation& operation) {
   using Phase = ConnectionState::Phase;
   if (operation->phase == Phase::offered) router_.remove(*operation);
-  Peer* peer = operation->peer;
-  const bool flew = operation->phase == Phase::flying;
   operation->transfer.reset();
-  if (flew) --peer->flights;
   release(operation);
-  if (flew && peer->stale && peer->flights == 0 && !peer->parked.empty()) unpark(*peer);
 }
 
 void EngineLoop::release(const Operation& operation) {
@@ -551,7 +528,6 @@ void EngineLoop::stop_operations() {
   router_.for_each([&](const Operation& operation) { open.push_back(operation); });
   for (const auto& [when, operation] : deadlines_) open.push_back(operation);
   open.insert(open.end(), flights_.begin(), flights_.end());
-  peers_.for_each_parked([&](const Operation& operation) { open.push_back(operation); });
   for (const Operation& operation : open) {
     fail(operation, closed_failure(operation->describe()));
     attend(operation);

@@ -126,8 +126,8 @@ class EngineLoop {
   void attend(const Operation& operation);
   void offer(const Operation& operation);
   void begin(const Operation& operation);
-  /// Tries again what waited for a peer's flights to end.
-  void unpark(Peer& peer);
+  /// What to send to a peer that may use these regions.
+  std::string blob_of(const std::vector<Region>& regions);
 
   bool poll_transfers();
   bool poll_notifications();
@@ -141,6 +141,8 @@ class EngineLoop {
   /// NIXL is done with the operation's transfer, or never had one: lets go of everything.
   void land(const Operation& operation);
   void fail(const Operation& operation, Failure failure);
+  /// The transfer has failed, and with it the peer as it is loaded.
+  void break_off(const Operation& operation, const AgentError& error);
   /// The error of an active operation whose NIXL call failed.
   Failure transfer_failure(const ConnectionState& operation, const AgentError& error) const;
   void tell_failure(const ConnectionState& operation);

@@ -18,7 +18,7 @@ MemoryRegistry::Lease MemoryRegistry::acquire(const std::vector<Region>& wanted)
   std::vector<Region> missing;
   for (const Region& region : wanted) {
     bool covered = false;
-    users_.for_each_overlapping(region, [&](auto& entry) {
+    users_.for_each_overlapping(region, [&](const auto& entry) {
       if (!entry.first.covers(region)) return;
       covered = true;
       lease.push_back(entry.first);
@@ -57,7 +57,7 @@ std::vector<Region> MemoryRegistry::covering(const std::vector<Region>& wanted) 
   found.reserve(wanted.size());
   for (const Region& region : wanted) {
     const Region* smallest = nullptr;
-    users_.for_each_overlapping(region, [&](auto& entry) {
+    users_.for_each_overlapping(region, [&](const auto& entry) {
       if (entry.first.covers(region) &&
           (smallest == nullptr || entry.first.size < smallest->size)) {
         smallest = &entry.first;

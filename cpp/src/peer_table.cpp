@@ -1,6 +1,6 @@
 #include "peer_table.h"
 
-#include "connection_state.h"
+#include <algorithm>
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -31,21 +31,45 @@ bool offers(const Blob& blob, std::string_view backend, const Region& region) no
   return found;
 }
 
-Peer& PeerTable::peer_of(const Blob& blob) {
-  auto& peer = peers_[std::string(blob.agent())];
-  if (peer == nullptr) {
-    peer = std::make_unique<Peer>();
-    peer->name = blob.agent();
+std::shared_ptr<Peer> PeerTable::admit(const Blob& blob) {
+  const std::string name(blob.agent());
+  if (name == agent_.name()) {
+    // An agent knows its own regions, and cannot load its own metadata.
+    return std::make_shared<Peer>(agent_, name, true);
   }
-  return *peer;
+
+  if (const auto it = current_.find(name); it != current_.end()) {
+    const std::shared_ptr<Peer> peer = it->second;
+    std::size_t added = 0;
+    if (fits(*peer, blob, added)) {
+      try {
+        if (added > 0) load(*peer, blob);
+        peer->used = ++uses_;
+        return peer;
+      } catch (const AgentError&) {
+        // Its endpoint may have failed since; NIXL has erased what was loaded either way.
+      }
+    }
+    current_.erase(it);
+  }
+
+  make_room();
+  auto peer = std::make_shared<Peer>(agent_, name + "#" + std::to_string(++loadings_), false);
+  peer->address = address_for(blob, backend_);
+  peer->used = ++uses_;
+  load(*peer, blob);
+  current_.emplace(name, peer);
+  return peer;
 }
 
-bool PeerTable::admit(Peer& peer, const Blob& blob) {
-  // An agent knows its own regions, and cannot load its own metadata.
-  if (is_self(peer)) return true;
+void PeerTable::retire(const Peer& peer) {
+  const auto it = std::find_if(current_.begin(), current_.end(),
+                               [&](const auto& entry) { return entry.second.get() == &peer; });
+  if (it != current_.end()) current_.erase(it);
+}
 
-  std::size_t added = 0;
-  bool clash = peer.stale || peer.address != address_for(blob, backend_);
+bool PeerTable::fits(const Peer& peer, const Blob& blob, std::size_t& added) const {
+  bool clash = peer.broken || peer.address != address_for(blob, backend_);
   for_each_element(blob, backend_, [&](const Blob::Element& element) {
     bool covered = false;
     peer.remote_keys.for_each_overlapping(element.region, [&](const auto& known) {
@@ -58,41 +82,22 @@ bool PeerTable::admit(Peer& peer, const Blob& blob) {
     });
     if (!covered) ++added;
   });
-
-  if (!peer.address.empty() || peer.stale) {
-    if (clash || peer.remote_keys.size() + added > max_regions_) {
-      if (peer.flights > 0) {
-        peer.stale = true;
-        return false;
-      }
-      forget(peer);
-    } else if (added == 0) {
-      return true;
-    }
-  }
-  load(peer, blob);
-  return true;
+  return !clash && peer.remote_keys.size() + added <= max_regions_;
 }
 
 void PeerTable::load(Peer& peer, const Blob& blob) {
-  try {
-    agent_.load_remote(blob.bytes());
-  } catch (const AgentError&) {
-    forget(peer);
-    throw;
-  }
-  peer.address = address_for(blob, backend_);
+  agent_.load_remote(blob.renamed(peer.alias));
   for_each_element(blob, backend_, [&](const Blob::Element& element) {
     peer.remote_keys.insert(element.region, std::string(element.remote_key));
   });
 }
 
-void PeerTable::forget(Peer& peer) noexcept {
-  agent_.forget_remote(peer.name);
-  peer.address.clear();
-  peer.remote_keys = {};
-  peer.reached = false;
-  peer.stale = false;
+void PeerTable::make_room() {
+  if (current_.size() < max_peers_) return;
+  const auto oldest = std::min_element(
+      current_.begin(), current_.end(),
+      [](const auto& a, const auto& b) { return a.second->used < b.second->used; });
+  current_.erase(oldest);
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -1,10 +1,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
-#include <vector>
 
 #include "agent.h"
 #include "blob.h"
@@ -13,67 +14,76 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-struct ConnectionState;
+/// One loading of a remote agent. NIXL forgets it when the last holder does: the table while
+/// it is current, and each operation that uses it.
+class Peer {
+ public:
+  Peer(Agent& agent, std::string name_here, bool is_self)
+      : alias(std::move(name_here)), agent_(agent), is_self_(is_self) {}
+  Peer(const Peer&) = delete;
+  Peer& operator=(const Peer&) = delete;
+  ~Peer() {
+    if (!is_self_) agent_.forget_remote(alias);
+  }
 
-/// A remote agent as this one knows it.
-struct Peer {
-  std::string name;
-  /// Where the backend reaches it; empty while nothing is loaded.
+  /// What NIXL calls it here.
+  const std::string alias;
+  /// Where the backend reaches it.
   std::string address;
   /// The remote key of each region that is loaded.
   RegionIndex<std::string> remote_keys;
-  /// Transfers that NIXL has not let go of.
-  std::size_t flights = 0;
-  /// Whether a transfer to or from it has ever succeeded since it was loaded.
+  /// Whether a transfer to or from it has succeeded.
   bool reached = false;
-  /// Whether it must be forgotten and loaded afresh once its flights have ended.
-  bool stale = false;
-  /// Operations that wait for that.
-  std::vector<std::shared_ptr<ConnectionState>> parked;
+  /// Whether one has failed, as all others then will.
+  bool broken = false;
+  /// When the table last gave it out, in no unit.
+  std::uint64_t used = 0;
+
+ private:
+  Agent& agent_;
+  const bool is_self_;
 };
 
 /// The remote agents that this one has loaded, and what of each.
 ///
 /// NIXL only ever adds to what it has loaded for a peer. Given the same region with another
-/// remote key it refuses, and erases everything loaded for that peer, flights or not; given
-/// an overlap it may pick the stale one. So this table looks first: a blob that would clash,
-/// or that would make a peer's table grow past its bound, waits until that peer's flights
-/// have ended; then the peer is forgotten and loaded afresh. Other peers notice nothing.
+/// remote key it refuses, and erases everything loaded for that peer, flights or not; given an
+/// overlap it may pick the stale one; and after some refusals it can never load a peer of that
+/// name again, because its backend keeps the connection (read in NIXL 1.5.1). So this table
+/// looks first, and loads what would clash, what would make a peer's table grow past its bound,
+/// or what is offered by a peer whose last transfer failed, as another peer: under an alias, of
+/// its own endpoint and regions. What flies under the old alias goes on; NIXL forgets that
+/// alias when the last of its flights has ended. Nothing waits, and nobody else notices.
 ///
 /// Thread safety: used by the engine's thread.
 class PeerTable {
  public:
-  PeerTable(Agent& agent, std::string backend, std::size_t max_regions)
-      : agent_(agent), backend_(std::move(backend)), max_regions_(max_regions) {}
+  PeerTable(Agent& agent, std::string backend, std::size_t max_regions, std::size_t max_peers)
+      : agent_(agent),
+        backend_(std::move(backend)),
+        max_regions_(max_regions),
+        max_peers_(max_peers) {}
 
-  /// The blob's peer, made if unknown. The reference is good until the table goes.
-  Peer& peer_of(const Blob& blob);
+  /// Makes the blob's regions usable. Throws `AgentError` when NIXL refuses them.
+  std::shared_ptr<Peer> admit(const Blob& blob);
 
-  /// Makes the blob's regions usable. Returns false when that has to wait for the peer's
-  /// flights. Throws `AgentError` when NIXL refuses, and has nothing loaded for it then.
-  bool admit(Peer& peer, const Blob& blob);
+  /// The peer's next operation has it loaded afresh.
+  void retire(const Peer& peer);
 
-  template <typename Visit>
-  void for_each_parked(Visit visit) const {
-    for (const auto& [name, peer] : peers_) {
-      for (const auto& operation : peer->parked) visit(operation);
-    }
-  }
-
-  /// Whether messages can be sent to the peer.
-  bool can_notify(const Peer& peer) const noexcept {
-    return !peer.stale && (!peer.address.empty() || is_self(peer));
-  }
+  std::size_t size() const noexcept { return current_.size(); }
 
  private:
-  bool is_self(const Peer& peer) const noexcept { return peer.name == agent_.name(); }
+  bool fits(const Peer& peer, const Blob& blob, std::size_t& added) const;
   void load(Peer& peer, const Blob& blob);
-  void forget(Peer& peer) noexcept;
+  void make_room();
 
   Agent& agent_;
   const std::string backend_;
   const std::size_t max_regions_;
-  std::unordered_map<std::string, std::unique_ptr<Peer>> peers_;
+  const std::size_t max_peers_;
+  std::uint64_t loadings_ = 0;
+  std::uint64_t uses_ = 0;
+  std::unordered_map<std::string, std::shared_ptr<Peer>> current_;
 };
 
 /// The address that `backend` would use, of those in the blob; empty when it has none.

@@ -31,9 +31,9 @@ class RegionIndex {
 
   void erase(const Region& region) { entries_.erase(region); }
 
-  /// Calls `visit(Entry&)` for each entry that overlaps `region`.
+  /// Calls `visit(const Entry&)` for each entry that overlaps `region`.
   template <typename Visit>
-  void for_each_overlapping(const Region& region, Visit visit) {
+  void for_each_overlapping(const Region& region, Visit visit) const {
     Region last = region;
     last.address = region.end() - 1;
     last.size = std::numeric_limits<std::size_t>::max();

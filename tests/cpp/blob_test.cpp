@@ -94,6 +94,13 @@ TEST(Blob, RefusesWhatCannotBe) {
   expect_rejection({.tail = "x"}, "after the end");
 }
 
+TEST(Blob, TakesAnotherName) {
+  Parts parts;
+  const auto blob = Blob::parse(parts.bytes());
+  parts.agent = "another name";
+  EXPECT_EQ(blob->renamed("another name"), parts.bytes());
+}
+
 TEST(Blob, JoinsConnectionsAndRegions) {
   Parts with_regions{.connections = 0};
   std::string connections = "nixlSerDes|" + field("Agent", "peer") +

@@ -18,66 +18,84 @@ class PeerTableTest : public ::testing::Test {
     return Blob::parse(Blob::join(owner.partial_metadata({}), owner.partial_metadata(regions)));
   }
 
-  /// The same blob with another remote key, as after a re-registration on RDMA.
-  static std::shared_ptr<const Blob> rekeyed(const Blob& blob) {
-    std::string bytes = blob.bytes();
-    const auto key = blob.sections().at(0).elements.at(0).remote_key;
-    const auto at = static_cast<std::size_t>(key.data() - blob.bytes().data());
-    bytes[at] = static_cast<char>(bytes[at] ^ 2);
-    return Blob::parse(bytes);
-  }
-
   Agent owner{NixlApi::load("", {}), "owner", "UCX", {}, false};
   Agent mover{NixlApi::load("", {}), "mover", "UCX", {}, false};
   MemoryRegistry registry{owner};
-  PeerTable peers{mover, "UCX", 4};
+  PeerTable peers{mover, "UCX", 4, 2};
 };
 
 TEST_F(PeerTableTest, LoadsOnceWhatIsTheSame) {
   const testing::Buffer buffer(4096);
   const auto blob = offer(buffer);
-  Peer& peer = peers.peer_of(*blob);
-  EXPECT_FALSE(peers.can_notify(peer));
-  EXPECT_TRUE(peers.admit(peer, *blob));
-  EXPECT_TRUE(peers.admit(peer, *blob));
-  EXPECT_EQ(peer.remote_keys.size(), 1u);
-  EXPECT_TRUE(peers.can_notify(peer));
-  EXPECT_EQ(&peers.peer_of(*blob), &peer);
+  const auto peer = peers.admit(*blob);
+  EXPECT_EQ(peers.admit(*blob), peer);
+  EXPECT_EQ(peer->remote_keys.size(), 1u);
+  EXPECT_EQ(peers.size(), 1u);
 }
 
-TEST_F(PeerTableTest, AChangedKeyWaitsForTheFlights) {
+TEST_F(PeerTableTest, AnAgentThatComesBackUnderItsNameIsAnotherLoading) {
   const testing::Buffer buffer(4096);
   const auto blob = offer(buffer);
-  Peer& peer = peers.peer_of(*blob);
-  ASSERT_TRUE(peers.admit(peer, *blob));
-  peer.flights = 1;
-  const auto changed = rekeyed(*blob);
-  EXPECT_FALSE(peers.admit(peer, *changed));
-  // Nor may anything else pass by.
-  EXPECT_FALSE(peers.admit(peer, *blob));
-  peer.flights = 0;
-  EXPECT_TRUE(peers.admit(peer, *blob));
-  EXPECT_FALSE(peer.stale);
+  const auto old = peers.admit(*blob);
+  Agent again{NixlApi::load("", {}), "owner", "UCX", {}, false};
+  const auto fresh = peers.admit(*Blob::parse(again.partial_metadata({})));
+  EXPECT_NE(fresh, old);
+  EXPECT_NE(fresh->alias, old->alias);
+  // What flies under the old alias is not disturbed.
+  EXPECT_NO_THROW(mover.notify(old->alias, "old"));
+  EXPECT_NO_THROW(mover.notify(fresh->alias, "fresh"));
 }
 
-TEST_F(PeerTableTest, ATablePastItsBoundIsLoadedAfresh) {
+TEST_F(PeerTableTest, NixlForgetsWithTheLastHolder) {
+  const testing::Buffer buffer(4096);
+  const auto blob = offer(buffer);
+  auto peer = peers.admit(*blob);
+  const std::string alias = peer->alias;
+  peers.retire(*peer);
+  EXPECT_EQ(peers.size(), 0u);
+  EXPECT_NO_THROW(mover.notify(alias, "still there"));
+  peer.reset();
+  EXPECT_THROW(mover.notify(alias, "gone"), AgentError);
+}
+
+TEST_F(PeerTableTest, ABrokenPeerIsLoadedAfresh) {
+  const testing::Buffer buffer(4096);
+  const auto blob = offer(buffer);
+  const auto peer = peers.admit(*blob);
+  peer->broken = true;
+  EXPECT_NE(peers.admit(*blob), peer);
+}
+
+TEST_F(PeerTableTest, ARefusalByNixlItselfIsOvercome) {
+  const testing::Buffer first(4096);
+  const testing::Buffer second(4096);
+  const auto blob = offer(first);
+  const auto peer = peers.admit(*blob);
+  // NIXL erases the peer, and its backend keeps the connection: the name is burnt.
+  mover.forget_remote(peer->alias);
+  EXPECT_NO_THROW(peers.admit(*offer(second)));
+}
+
+TEST_F(PeerTableTest, TablesAreBounded) {
   std::vector<testing::Buffer> buffers;
   for (int i = 0; i < 10; ++i) buffers.emplace_back(4096);
   for (const auto& buffer : buffers) {
-    const auto blob = offer(buffer);
-    Peer& peer = peers.peer_of(*blob);
-    EXPECT_TRUE(peers.admit(peer, *blob));
-    EXPECT_LE(peer.remote_keys.size(), 4u);
+    EXPECT_LE(peers.admit(*offer(buffer))->remote_keys.size(), 4u);
+  }
+  const auto blob = offer(testing::Buffer(4096));
+  for (int i = 0; i < 10; ++i) {
+    peers.admit(*Blob::parse(blob->renamed("peer " + std::to_string(i))));
+    EXPECT_LE(peers.size(), 2u);
   }
 }
 
 TEST_F(PeerTableTest, AnAgentIsItsOwnPeerWithoutLoading) {
-  PeerTable own(owner, "UCX", 4);
-  const auto blob = offer(testing::Buffer(4096));
-  Peer& peer = own.peer_of(*blob);
-  EXPECT_TRUE(own.admit(peer, *blob));
-  EXPECT_TRUE(own.can_notify(peer));
-  EXPECT_EQ(peer.remote_keys.size(), 0u);
+  PeerTable own(owner, "UCX", 4, 2);
+  const testing::Buffer buffer(4096);
+  const auto peer = own.admit(*offer(buffer));
+  EXPECT_EQ(peer->alias, owner.name());
+  EXPECT_EQ(own.size(), 0u);
+  EXPECT_NO_THROW(owner.notify(peer->alias, "hello"));
 }
 
 TEST_F(PeerTableTest, KnowsWhatABlobOffers) {

@@ -38,6 +38,8 @@ struct ConnectorOptions {
   std::chrono::milliseconds close_grace{1000};
   /// Regions of one peer that are kept loaded before that peer is loaded afresh.
   std::size_t max_peer_regions = 4096;
+  /// Peers that are kept loaded before the one that was used longest ago is forgotten.
+  std::size_t max_peers = 1024;
   /// `libnixl_capi.so` itself; overrides the search.
   std::string nixl_library;
   /// Places to look after the environment variable `NIXL_CONNECT_NIXL_LIBRARY` and the
