@@ -51,6 +51,7 @@ std::string Connection::nixl_blob() const {
                 state_->describe() + ": an active operation has no metadata to send");
   }
   wait(Milestone::ready, std::nullopt);
+  state_->told.store(true, std::memory_order_release);
   std::string blob = state_->nixl_blob();
   if (blob.empty()) {
     throw_failure(*state_);

@@ -30,7 +30,7 @@ struct ConnectionState {
   using Deadlines = std::multimap<Clock::time_point, std::shared_ptr<ConnectionState>>;
 
   /// Where the engine has taken it.
-  enum class Phase : std::uint8_t { fresh, offered, flying, released };
+  enum class Phase : std::uint8_t { fresh, offered, lingering, flying, released };
 
   // Set before the engine sees it, then read by anybody.
   std::shared_ptr<Engine> engine;
@@ -57,6 +57,8 @@ struct ConnectionState {
   std::optional<Deadlines::iterator> deadline;
 
   // Anybody's.
+  /// Whether the caller has had the metadata, so that a peer may have it too.
+  std::atomic<bool> told{false};
   OperationStatus status() const noexcept { return status_.load(std::memory_order_acquire); }
   bool ended() const noexcept { return status() >= OperationStatus::complete; }
   bool reached(Milestone milestone) const noexcept {

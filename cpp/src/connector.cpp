@@ -260,6 +260,10 @@ std::string Connector::agent_metadata() {
   return impl_->ask([](EngineLoop& loop) { return loop.agent().full_metadata(); });
 }
 
+ConnectorStats Connector::stats() {
+  return impl_->ask([](EngineLoop& loop) { return loop.stats(); });
+}
+
 void Connector::close() noexcept { impl_->engine->close(); }
 
 bool Connector::closed() const noexcept { return impl_->engine->closed(); }

@@ -284,6 +284,16 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
 }
 
 void EngineLoop::attend(const Operation& operation) {
+  try {
+    take_further(operation);
+  } catch (const std::exception& error) {
+    // Out of memory, most likely; what else can go wrong is handled where it does.
+    fail(operation, {ErrorCode::backend, operation->describe() + ": " + error.what()});
+    land(operation);
+  }
+}
+
+void EngineLoop::take_further(const Operation& operation) {
   using Phase = ConnectionState::Phase;
   switch (operation->phase) {
     case Phase::fresh:
@@ -300,10 +310,11 @@ void EngineLoop::attend(const Operation& operation) {
       }
       break;
     case Phase::offered:
-      if (operation->ended()) abort(operation);
+      if (operation->ended()) withdraw(operation);
       break;
-    case Phase::flying:    // NIXL still uses the memory.
-    case Phase::released:  // Nothing is left to do.
+    case Phase::lingering:  // A peer may still use the memory,
+    case Phase::flying:     // or NIXL does,
+    case Phase::released:   // or nothing is left to do.
       break;
   }
 }
@@ -321,6 +332,17 @@ void EngineLoop::offer(const Operation& operation) {
   }
   operation->phase = ConnectionState::Phase::offered;
   router_.add(operation);
+}
+
+void EngineLoop::withdraw(const Operation& operation) {
+  const auto linger = engine_.options().linger;
+  if (stopping_ || linger.count() <= 0 || !operation->told.load(std::memory_order_acquire)) {
+    land(operation);
+    return;
+  }
+  operation->phase = ConnectionState::Phase::lingering;
+  forget_deadline(*operation);
+  operation->deadline = deadlines_.emplace(Clock::now() + linger, operation);
 }
 
 std::string EngineLoop::blob_of(const std::vector<Region>& regions) {
@@ -426,6 +448,10 @@ bool EngineLoop::expire_deadlines() {
     deadlines_.erase(deadlines_.begin());
     operation->deadline.reset();
     worked = true;
+    if (operation->phase == ConnectionState::Phase::lingering) {
+      land(operation);
+      continue;
+    }
     const char* was =
         operation->passive ? "no peer has completed it" : "the transfer has not ended";
     fail(operation,
@@ -477,6 +503,7 @@ void EngineLoop::fail(const Operation& operation, Failure failure) {
 
 void EngineLoop::break_off(const Operation& operation, const AgentError& error) {
   fail(operation, transfer_failure(*operation, error));
+  if (!operation->peer->broken) tell_failure(*operation);
   operation->peer->broken = true;
   peers_.retire(*operation->peer);
   land(operation);
@@ -492,7 +519,7 @@ Failure EngineLoop::transfer_failure(const ConnectionState& operation,
 }
 
 void EngineLoop::tell_failure(const ConnectionState& operation) {
-  if (operation.peer == nullptr || operation.peer->broken) return;
+  if (operation.peer == nullptr) return;
   const auto failure = operation.failure();
   const char* reason = to_string(failure ? failure->code : ErrorCode::cancelled);
   try {
@@ -509,15 +536,25 @@ void EngineLoop::abort(const Operation& operation) {
 
 void EngineLoop::land(const Operation& operation) {
   using Phase = ConnectionState::Phase;
-  if (operation->phase == Phase::offered) router_.remove(*operation);
+  if (operation->phase == Phase::offered || operation->phase == Phase::lingering) {
+    router_.remove(*operation);
+  }
   operation->transfer.reset();
   release(operation);
 }
 
+void EngineLoop::forget_deadline(ConnectionState& operation) {
+  if (!operation.deadline) return;
+  deadlines_.erase(*operation.deadline);
+  operation.deadline.reset();
+}
+
 void EngineLoop::release(const Operation& operation) {
-  if (operation->deadline) {
-    deadlines_.erase(*operation->deadline);
-    operation->deadline.reset();
+  forget_deadline(*operation);
+  switch (operation->status()) {
+    case OperationStatus::complete: ++ended_.complete; break;
+    case OperationStatus::cancelled: ++ended_.cancelled; break;
+    default: ++ended_.errored; break;
   }
   registry_.release(operation->lease);
   operation->let_go();
@@ -530,8 +567,23 @@ void EngineLoop::stop_operations() {
   open.insert(open.end(), flights_.begin(), flights_.end());
   for (const Operation& operation : open) {
     fail(operation, closed_failure(operation->describe()));
-    attend(operation);
+    if (operation->phase == ConnectionState::Phase::lingering) {
+      land(operation);
+    } else {
+      attend(operation);
+    }
   }
+}
+
+ConnectorStats EngineLoop::stats() const {
+  ConnectorStats stats = ended_;
+  stats.waiting = router_.size();
+  stats.in_flight = flights_.size();
+  stats.registered_regions = registry_.size();
+  stats.peers = peers_.size();
+  stats.notifications_matched = router_.matched();
+  stats.notifications_unknown = router_.unknown();
+  return stats;
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -119,11 +119,16 @@ class EngineLoop {
 
   Agent& agent() noexcept { return agent_; }
   MemoryRegistry& registry() noexcept { return registry_; }
+  ConnectorStats stats() const;
 
  private:
   using Operation = std::shared_ptr<ConnectionState>;
 
   void attend(const Operation& operation);
+  void take_further(const Operation& operation);
+  /// A passive operation has ended without a word from its peer. Its memory stays registered
+  /// for a while if a peer may have been told of it.
+  void withdraw(const Operation& operation);
   void offer(const Operation& operation);
   void begin(const Operation& operation);
   /// What to send to a peer that may use these regions.
@@ -147,6 +152,7 @@ class EngineLoop {
   Failure transfer_failure(const ConnectionState& operation, const AgentError& error) const;
   void tell_failure(const ConnectionState& operation);
   void release(const Operation& operation);
+  void forget_deadline(ConnectionState& operation);
   void stop_operations();
 
   Engine& engine_;
@@ -161,6 +167,8 @@ class EngineLoop {
   ConnectionState::Deadlines deadlines_;
   std::vector<std::pair<std::string, std::string>> messages_;
   Clock::time_point last_work_;
+  /// What is counted here and nowhere else.
+  ConnectorStats ended_;
   bool stopping_ = false;
 };
 

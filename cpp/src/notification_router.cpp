@@ -34,6 +34,7 @@ NotificationRouter::Match NotificationRouter::take(std::string_view message) {
     ++unknown_;
     return match;
   }
+  ++matched_;
   match.operation = std::move(it->second);
   waiting_.erase(it);
   return match;

@@ -33,6 +33,8 @@ class NotificationRouter {
   static std::string failure_notice(std::string_view key, std::string_view reason);
 
   bool empty() const noexcept { return waiting_.empty(); }
+  std::size_t size() const noexcept { return waiting_.size(); }
+  std::uint64_t matched() const noexcept { return matched_; }
   std::uint64_t unknown() const noexcept { return unknown_; }
 
   template <typename Visit>
@@ -42,6 +44,7 @@ class NotificationRouter {
 
  private:
   std::unordered_map<std::string, std::shared_ptr<ConnectionState>> waiting_;
+  std::uint64_t matched_ = 0;
   std::uint64_t unknown_ = 0;
 };
 

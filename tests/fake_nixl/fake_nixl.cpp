@@ -42,6 +42,8 @@ struct Remote {
 struct Pending {
   std::vector<Place> from;
   std::vector<Place> to;
+  std::string initiator;
+  std::string target;
 };
 
 struct Fault {
@@ -181,8 +183,9 @@ void copy(const Pending& pending) {
 }
 
 Pending bytes_of(const Request& request) {
-  return request.write ? Pending{request.local, request.remote}
-                       : Pending{request.remote, request.local};
+  const std::string& initiator = request.agent->address;
+  return request.write ? Pending{request.local, request.remote, initiator, request.address}
+                       : Pending{request.remote, request.local, initiator, request.address};
 }
 
 /// Whether the keys that the request was made with are still good at its target.
@@ -575,7 +578,12 @@ int nixl_capi_destroy_notif_map(NotifMap* map) {
 
 int nixl_capi_get_notifs(Agent* agent, NotifMap* map, OptArgs*) {
   FAKE_CALL("get_notifs", agent);
-  for (const Pending& pending : world().late) copy(pending);
+  for (const Pending& pending : world().late) {
+    // With an agent go its endpoints, and what flew over them.
+    if (agent_at(pending.initiator) != nullptr && agent_at(pending.target) != nullptr) {
+      copy(pending);
+    }
+  }
   world().late.clear();
   if (agent->stopped) return kSuccess;
   if (world().reverse) std::reverse(agent->inbox.begin(), agent->inbox.end());

@@ -34,6 +34,11 @@ struct ConnectorOptions {
   std::chrono::microseconds spin{200};
   /// The longest pause between two polls while an operation is pending.
   std::chrono::microseconds max_pause{1000};
+  /// How long the memory of a passive operation stays registered and alive that was cancelled,
+  /// or whose deadline has passed, after a peer may have been told of it: the peer's transfer
+  /// may be under way, and without RDMA hardware nothing else keeps its bytes out. It ends
+  /// sooner when the peer reports its end.
+  std::chrono::milliseconds linger{10'000};
   /// How long `close` lets posted transfers come to their end.
   std::chrono::milliseconds close_grace{1000};
   /// Regions of one peer that are kept loaded before that peer is loaded afresh.
@@ -45,6 +50,24 @@ struct ConnectorOptions {
   /// Places to look after the environment variable `NIXL_CONNECT_NIXL_LIBRARY` and the
   /// libraries this process has loaded, and before the system's.
   std::vector<std::string> nixl_library_candidates;
+};
+
+/// What a connector has done and holds, at one moment.
+struct ConnectorStats {
+  // Operations that have ended and let go of their memory.
+  std::uint64_t complete = 0;
+  std::uint64_t cancelled = 0;
+  std::uint64_t errored = 0;
+  /// Passive operations that wait for a peer, or linger.
+  std::size_t waiting = 0;
+  /// Transfers that NIXL has not ended.
+  std::size_t in_flight = 0;
+  std::size_t registered_regions = 0;
+  /// Remote agents that are loaded.
+  std::size_t peers = 0;
+  std::uint64_t notifications_matched = 0;
+  /// Late, duplicate and foreign ones; counted and dropped.
+  std::uint64_t notifications_unknown = 0;
 };
 
 /// Memory registered by hand: it stays registered, and operations that use it or parts of it
@@ -121,6 +144,9 @@ class NIXL_CONNECT_API Connector {
   std::uint64_t next_connection_number() noexcept;
   /// The agent's whole metadata: its connection information and every registered region.
   std::string agent_metadata();
+
+  /// Asks the engine; starts it if need be.
+  ConnectorStats stats();
 
   /// Ends all operations with `closed`, lets posted transfers come to their end for
   /// `close_grace`, and gives the agent back. Blocks meanwhile. Harmless when repeated and

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "fake_nixl.h"
+#include "memory.h"
+#include "nixl_connect/nixl_connect.h"
+
+namespace nixl_connect::testing {
+
+inline ConnectorOptions fake_options(const std::string& name) {
+  ConnectorOptions options;
+  options.name = name;
+  options.nixl_library = FAKE_NIXL_LIBRARY;
+  options.default_timeout = std::chrono::seconds(30);
+  options.close_grace = std::chrono::milliseconds(50);
+  options.linger = std::chrono::milliseconds(0);
+  return options;
+}
+
+/// How an operation ended: "complete", "cancelled", or its failure's code.
+inline std::string end_of(const Connection& operation) {
+  if (!operation.wait(Milestone::ended, std::chrono::seconds(60))) return "did not end";
+  if (const auto failure = operation.failure()) return to_string(failure->code);
+  return operation.status() == OperationStatus::complete ? "complete" : "cancelled";
+}
+
+inline bool eventually(const std::function<bool()>& condition) {
+  for (int i = 0; i < 30'000; ++i) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return false;
+}
+
+/// Two connectors on the fake, which is clean before and empty after each test.
+class FakeTest : public ::testing::Test {
+ protected:
+  FakeTest() { fake_nixl::reset(); }
+
+  void TearDown() override {
+    fake_nixl::reset();
+    left.reset();
+    right.reset();
+    const auto counts = fake_nixl::counts();
+    EXPECT_EQ(counts.agents, 0u);
+    EXPECT_EQ(counts.requests, 0u);
+    EXPECT_EQ(counts.wrong_thread_calls, 0u);
+  }
+
+  /// A whole read, checked.
+  void expect_works() {
+    const Buffer source(1000, 9);
+    const Buffer target(1000);
+    const auto offer = left->create_readable({source.descriptor()});
+    const auto read = right->begin_read(offer.metadata(), {target.descriptor()});
+    EXPECT_EQ(end_of(read), "complete");
+    EXPECT_EQ(end_of(offer), "complete");
+    EXPECT_TRUE(source == target);
+  }
+
+  /// That everything is let go: nothing waits, flies or is registered.
+  void expect_idle() {
+    EXPECT_TRUE(eventually([&] {
+      const auto l = left->stats();
+      const auto r = right->stats();
+      return l.waiting + l.in_flight + l.registered_regions + r.waiting + r.in_flight +
+                 r.registered_regions ==
+             0;
+    }));
+    EXPECT_EQ(fake_nixl::counts().registered, 0u);
+    EXPECT_EQ(fake_nixl::counts().requests, 0u);
+  }
+
+  std::unique_ptr<Connector> left = std::make_unique<Connector>(fake_options("left"));
+  std::unique_ptr<Connector> right = std::make_unique<Connector>(fake_options("right"));
+};
+
+}  // namespace nixl_connect::testing
