@@ -19,12 +19,12 @@ PACKAGE_SOURCES := $(CPP_SOURCES) pyproject.toml $(wildcard python/CMakeLists.tx
 export UCX_NET_DEVICES := lo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-cpp test-python lint format stubs clean
+.PHONY: demo test test-cpp test-sanitizers test-python lint format stubs clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python docs/examples/encode_prefill.py
 
-test: test-cpp test-python
+test: test-cpp test-sanitizers test-python
 
 # The environment. torch first: it keeps pip from choosing another one for a later package.
 $(STAMPS)/venv:
@@ -75,6 +75,17 @@ test-cpp: $(STAMPS)/package $(STAMPS)/googletest
 	$(BIN)/cmake --build $(BUILD)/cpp
 	NIXL_CONNECT_NIXL_LIBRARY=$$($(BIN)/python -c "from nixl_connect import _library; print(_library.nixl_library_candidates()[0])") \
 	  $(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure --no-tests=error
+
+# The core against the stand-in for NIXL's library, once for each sanitizer.
+test-sanitizers: $(STAMPS)/package $(STAMPS)/googletest
+	for sanitizers in thread address+undefined; do \
+	  $(BIN)/cmake -S . -B $(BUILD)/$$sanitizers -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
+	    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNIXL_CONNECT_BUILD_TESTS=ON \
+	    -DNIXL_CONNECT_SANITIZE=$$(echo $$sanitizers | tr + ,) >/dev/null && \
+	  $(BIN)/cmake --build $(BUILD)/$$sanitizers --target nixl_connect_fault_tests && \
+	  ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	    $(BUILD)/$$sanitizers/tests/cpp/nixl_connect_fault_tests || exit 1; \
+	done
 
 test-python: $(STAMPS)/test-tools
 	NIXL_CONNECT_TEST_NIXL_DIR=$(CURDIR)/$(BUILD)/nixl $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -280,7 +280,9 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
     operation->transfer.reset();
     operation->peer.reset();
   }
-  return std::move(flights_);
+  std::vector<Operation> survivors = std::move(flights_);
+  router_.for_each([&](const Operation& operation) { survivors.push_back(operation); });
+  return survivors;
 }
 
 void EngineLoop::attend(const Operation& operation) {
@@ -336,13 +338,15 @@ void EngineLoop::offer(const Operation& operation) {
 
 void EngineLoop::withdraw(const Operation& operation) {
   const auto linger = engine_.options().linger;
-  if (stopping_ || linger.count() <= 0 || !operation->told.load(std::memory_order_acquire)) {
+  const bool told = operation->told.load(std::memory_order_acquire);
+  if (!told || (linger.count() <= 0 && !stopping_)) {
     land(operation);
     return;
   }
   operation->phase = ConnectionState::Phase::lingering;
   forget_deadline(*operation);
-  operation->deadline = deadlines_.emplace(Clock::now() + linger, operation);
+  // When the engine stops, the agent's end is the end of it.
+  if (!stopping_) operation->deadline = deadlines_.emplace(Clock::now() + linger, operation);
 }
 
 std::string EngineLoop::blob_of(const std::vector<Region>& regions) {
@@ -567,11 +571,7 @@ void EngineLoop::stop_operations() {
   open.insert(open.end(), flights_.begin(), flights_.end());
   for (const Operation& operation : open) {
     fail(operation, closed_failure(operation->describe()));
-    if (operation->phase == ConnectionState::Phase::lingering) {
-      land(operation);
-    } else {
-      attend(operation);
-    }
+    attend(operation);
   }
 }
 

@@ -113,8 +113,8 @@ class EngineLoop {
   EngineLoop& operator=(const EngineLoop&) = delete;
 
   /// Until the engine is to stop and the posted transfers have ended or had their grace.
-  /// Returns the operations whose transfers had not ended; their memory may be let go when
-  /// this object is gone.
+  /// Returns the operations whose memory a transfer may still use, here or at a peer; it may
+  /// be let go when this object is gone.
   std::vector<std::shared_ptr<ConnectionState>> run();
 
   Agent& agent() noexcept { return agent_; }

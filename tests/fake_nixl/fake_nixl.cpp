@@ -269,8 +269,9 @@ std::string serialise(const Agent& agent, bool connections,
     put(out, "t", raw(std::int32_t{type}));
     put(out, "n", raw(std::uint64_t{elements.size()}));
     for (const auto& [place, key] : elements) {
-      put(out, "", raw(std::uint64_t{place.address}) + raw(std::uint64_t{place.size}) +
-                       raw(place.device) + key);
+      put(out, "",
+          raw(std::uint64_t{place.address}) + raw(std::uint64_t{place.size}) + raw(place.device) +
+              key);
     }
   }
   return out;
@@ -298,8 +299,8 @@ bool starts_with(const std::string& text, const std::string& prefix) {
 
 }  // namespace
 
-#define FAKE_CALL(name, agent)                       \
-  const Call call(name, agent);                      \
+#define FAKE_CALL(name, agent)  \
+  const Call call(name, agent); \
   if (const auto fault = call.fault()) return *fault
 
 extern "C" {
@@ -354,8 +355,8 @@ int nixl_capi_destroy_backend(BackendState* backend) {
 
 int nixl_capi_get_local_md(Agent* agent, void** data, std::size_t* size) {
   FAKE_CALL("get_local_md", agent);
-  return hand_out(
-      serialise(*agent, true, {agent->registered.begin(), agent->registered.end()}), data, size);
+  return hand_out(serialise(*agent, true, {agent->registered.begin(), agent->registered.end()}),
+                  data, size);
 }
 
 int nixl_capi_get_local_partial_md(Agent* agent, List* list, void** data, std::size_t* size,
@@ -511,8 +512,8 @@ int nixl_capi_create_xfer_req(Agent* agent, int operation, List* local, List* re
   const bool self = agent->name == peer;
   if (!self && it == agent->remotes.end()) return kNotFound;
   for (const Place& place : remote->places) {
-    const std::string* key = self ? covering_key(agent->registered, place)
-                                  : covering_key(it->second.keys, place);
+    const std::string* key =
+        self ? covering_key(agent->registered, place) : covering_key(it->second.keys, place);
     if (key == nullptr) return kNotFound;
     request->keys.push_back(*key);
   }

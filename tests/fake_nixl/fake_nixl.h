@@ -52,8 +52,8 @@ void stop(const std::string& agent_prefix, bool stopped);
 
 struct Counts {
   std::size_t agents = 0;
-  std::size_t registered = 0;     ///< Regions, of all agents.
-  std::size_t loaded_peers = 0;   ///< Of all agents.
+  std::size_t registered = 0;    ///< Regions, of all agents.
+  std::size_t loaded_peers = 0;  ///< Of all agents.
   std::size_t loaded_regions = 0;
   std::size_t requests = 0;       ///< Transfer requests that are not destroyed.
   std::size_t notifications = 0;  ///< Not handed over yet.
