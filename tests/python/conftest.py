@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -49,7 +50,8 @@ class Peer:
             reply = json.loads(line)
             self._replies.pop(reply["number"]).set_result(reply)
         for future in self._replies.values():
-            future.set_exception(EOFError("the peer has ended"))
+            if not future.done():
+                future.set_exception(EOFError("the peer has ended"))
 
     async def ask(self, do: str, **request: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -85,6 +87,7 @@ async def start_peer() -> AsyncIterator[StartPeer]:
     yield start
     for peer in peers:
         if peer.process.returncode is None:
+            peer.process.send_signal(signal.SIGCONT)
             await peer.stop()
 
 

@@ -39,6 +39,11 @@ class Worker:
         return made[0] if len(made) == 1 else made
 
     @staticmethod
+    def deadline(request: dict[str, Any]) -> dict[str, float]:
+        """A deadline of its own, which only `nixl_connect` has."""
+        return {"timeout": request["timeout"]} if "timeout" in request else {}
+
+    @staticmethod
     def check(buffers: list[Any], seed: int) -> bool:
         return all(np.array_equal(b, contents(seed + i, len(b))) for i, b in enumerate(buffers))
 
@@ -46,7 +51,7 @@ class Worker:
         readable = request["kind"] == "read"
         buffers = self.buffers(request["sizes"], request["seed"] if readable else None)
         create = self.connector.create_readable if readable else self.connector.create_writable
-        operation = await create(self.descriptors(buffers))
+        operation = await create(self.descriptors(buffers), **self.deadline(request))
         metadata = operation.metadata(hex_encode=request.get("hex", False))
         self.offers[metadata.notification_key] = (operation, buffers)
         return {"metadata": metadata.model_dump()}
@@ -65,9 +70,9 @@ class Worker:
         metadata = self.nc.RdmaMetadata.model_validate(request["metadata"])
         local = self.descriptors(buffers)
         if reads:
-            operation = await self.connector.begin_read(metadata, local)
+            operation = await self.connector.begin_read(metadata, local, **self.deadline(request))
         else:
-            operation = await self.connector.begin_write(local, metadata)
+            operation = await self.connector.begin_write(local, metadata, **self.deadline(request))
         with operation:
             await operation.wait_for_completion()
             status = str(operation.status)
