@@ -190,22 +190,23 @@ void Agent::take_notifications(std::vector<std::pair<std::string, std::string>>&
   check("get_notifs", api_.get_notifs(agent_, notifications_, nullptr));
   std::size_t senders = 0;
   check("notif_map_size", api_.notif_map_size(notifications_, &senders));
-  if (senders == 0) return;
   for (std::size_t s = 0; s < senders; ++s) {
     const char* sender = nullptr;
     std::size_t count = 0;
-    check("notif_map_get_agent_at", api_.notif_map_get_agent_at(notifications_, s, &sender));
-    check("notif_map_get_notifs_size",
-          api_.notif_map_get_notifs_size(notifications_, sender, &count));
+    // A name with a zero byte in it cannot be looked up; nobody waits for such a peer.
+    if (api_.notif_map_get_agent_at(notifications_, s, &sender) != capi::kSuccess ||
+        api_.notif_map_get_notifs_size(notifications_, sender, &count) != capi::kSuccess) {
+      continue;
+    }
     for (std::size_t i = 0; i < count; ++i) {
       const void* data = nullptr;
       std::size_t size = 0;
-      check("notif_map_get_notif",
-            api_.notif_map_get_notif(notifications_, sender, i, &data, &size));
-      messages.emplace_back(sender, std::string(static_cast<const char*>(data), size));
+      if (api_.notif_map_get_notif(notifications_, sender, i, &data, &size) == capi::kSuccess) {
+        messages.emplace_back(sender, std::string(static_cast<const char*>(data), size));
+      }
     }
   }
-  check("notif_map_clear", api_.notif_map_clear(notifications_));
+  if (senders > 0) check("notif_map_clear", api_.notif_map_clear(notifications_));
 }
 
 void Agent::check(const char* call, capi::Status status) const {

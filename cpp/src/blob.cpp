@@ -1,6 +1,7 @@
 #include "blob.h"
 
 #include <cstring>
+#include <map>
 
 #include "nixl_connect/error.h"
 #include "nixl_connect/metadata.h"
@@ -11,6 +12,7 @@ namespace {
 
 constexpr std::string_view kMagic = "nixlSerDes|";
 constexpr std::string_view kAgentTag = "Agent";
+constexpr std::string_view kListKind = "nixlSDList";
 constexpr std::string_view kMemorySection = "MemSection";
 constexpr std::size_t kMaxNameSize = 4096;
 constexpr std::size_t kElementHeader = 3 * sizeof(std::uint64_t);
@@ -84,6 +86,48 @@ class Reader {
   std::size_t offset_ = 0;
 };
 
+class Writer {
+ public:
+  void field(std::string_view tag, std::string_view value) {
+    const std::uint64_t size = value.size();
+    bytes_.append(tag).append(reinterpret_cast<const char*>(&size), sizeof size);
+    bytes_.append(value).append("|");
+  }
+  template <typename Integer>
+  void integer(std::string_view tag, Integer value) {
+    field(tag, {reinterpret_cast<const char*>(&value), sizeof value});
+  }
+  std::string bytes() && { return std::move(bytes_); }
+
+ private:
+  std::string bytes_{kMagic};
+};
+
+/// What can be shown to people, and to Python.
+bool is_utf8(std::string_view text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<unsigned char>(text[i]);
+    const std::size_t length = lead < 0x80   ? 1
+                               : lead < 0xc2 ? 0
+                               : lead < 0xe0 ? 2
+                               : lead < 0xf0 ? 3
+                               : lead < 0xf5 ? 4
+                                             : 0;
+    if (length == 0 || i + length > text.size()) return false;
+    for (std::size_t k = 1; k < length; ++k) {
+      if ((static_cast<unsigned char>(text[i + k]) & 0xc0) != 0x80) return false;
+    }
+    // Overlong forms, surrogates, and beyond the last code point.
+    const auto second = length > 1 ? static_cast<unsigned char>(text[i + 1]) : 0;
+    if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f) ||
+        (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f)) {
+      return false;
+    }
+    i += length;
+  }
+  return true;
+}
+
 Blob::Element read_element(Reader& reader, capi::MemoryType type) {
   const std::string_view bytes = reader.field("");
   if (bytes.size() < kElementHeader) reader.reject("element too short");
@@ -97,7 +141,7 @@ Blob::Element read_element(Reader& reader, capi::MemoryType type) {
 Blob::Section read_section(Reader& reader) {
   Blob::Section section;
   section.backend = reader.text("bknd");
-  if (reader.field("nixlDList") != "nixlSDList") reader.reject("unknown kind of list");
+  if (reader.field("nixlDList") != kListKind) reader.reject("unknown kind of list");
   const auto type = reader.integer<std::int32_t>("t");
   // Storage memory is nothing that this library moves, but a peer may have some registered.
   if (type < 0 || type > 4) reader.reject("unknown memory type");
@@ -121,7 +165,7 @@ Blob::Blob(std::string bytes) : bytes_(std::move(bytes)) {
   Reader reader(bytes_);
   reader.magic();
   agent_ = reader.text(kAgentTag);
-  connections_offset_ = reader.offset();
+  if (!is_utf8(agent_)) reader.reject("a name that is not UTF-8 in", kAgentTag);
 
   const std::size_t connections = reader.count("Conns", 2 * (1 + kFieldOverhead));
   connections_.reserve(connections);
@@ -157,14 +201,31 @@ std::string Blob::join(const std::string& connections, const std::string& region
   return joined;
 }
 
-std::string Blob::renamed(std::string_view agent) const {
-  const std::uint64_t size = agent.size();
-  std::string blob;
-  blob.reserve(bytes_.size() + agent.size());
-  blob.append(kMagic).append(kAgentTag);
-  blob.append(reinterpret_cast<const char*>(&size), sizeof size).append(agent).append("|");
-  blob.append(bytes_, connections_offset_);
-  return blob;
+std::string Blob::make(std::string_view agent, std::string_view backend, std::string_view address,
+                       const std::vector<Element>& elements) {
+  std::map<capi::MemoryType, std::vector<const Element*>> by_type;
+  for (const Element& element : elements) by_type[element.region.type].push_back(&element);
+
+  Writer writer;
+  writer.field(kAgentTag, agent);
+  writer.integer("Conns", std::uint64_t{1});
+  writer.field("t", backend);
+  writer.field("c", address);
+  writer.field("", kMemorySection);
+  writer.integer("nixlSecElms", std::uint64_t{by_type.size()});
+  for (const auto& [type, members] : by_type) {
+    writer.field("bknd", backend);
+    writer.field("nixlDList", kListKind);
+    writer.integer("t", static_cast<std::int32_t>(type));
+    writer.integer("n", std::uint64_t{members.size()});
+    for (const Element* element : members) {
+      const std::uint64_t header[3] = {element->region.address, element->region.size,
+                                       element->region.device};
+      std::string bytes(reinterpret_cast<const char*>(header), sizeof header);
+      writer.field("", bytes.append(element->remote_key));
+    }
+  }
+  return std::move(writer).bytes();
 }
 
 std::string agent_name_of(std::string_view blob) {

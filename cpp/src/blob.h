@@ -42,8 +42,10 @@ class Blob {
   /// `Error(rejected_metadata)` when either has not the expected form.
   static std::string join(const std::string& connections, const std::string& regions);
 
-  /// The same, as if the agent had another name. To NIXL a remote agent's name is a label.
-  std::string renamed(std::string_view agent) const;
+  /// A blob of one connection and these elements. To NIXL a remote agent's name is a label,
+  /// and an element's region says which addresses may be used with its remote key.
+  static std::string make(std::string_view agent, std::string_view backend,
+                          std::string_view address, const std::vector<Element>& elements);
 
   const std::string& bytes() const noexcept { return bytes_; }
   std::string_view agent() const noexcept { return agent_; }
@@ -62,8 +64,6 @@ class Blob {
   std::vector<Section> sections_;
   /// Where the part about memory begins.
   std::size_t memory_offset_ = 0;
-  /// Where the part after the agent's name begins.
-  std::size_t connections_offset_ = 0;
 };
 
 NIXL_CONNECT_NAMESPACE_END

@@ -52,12 +52,12 @@ std::string Connection::nixl_blob() const {
   }
   wait(Milestone::ready, std::nullopt);
   state_->told.store(true, std::memory_order_release);
-  std::string blob = state_->nixl_blob();
-  if (blob.empty()) {
+  // After `told`, so that whoever ends it from now on knows that a peer may have it.
+  if (state_->ended() && state_->status() != OperationStatus::complete) {
     throw_failure(*state_);
-    throw Error(ErrorCode::cancelled, state_->describe() + ": was cancelled before it was ready");
+    throw Error(ErrorCode::cancelled, state_->describe() + ": was cancelled");
   }
-  return blob;
+  return state_->nixl_blob();
 }
 
 RdmaMetadata Connection::metadata(MetadataEncoding encoding) const {

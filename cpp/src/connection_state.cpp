@@ -60,7 +60,7 @@ bool ConnectionState::finish(OperationStatus status, std::optional<Failure> fail
 void ConnectionState::let_go() {
   lease.clear();
   local.clear();
-  remote_blob.reset();
+  remote = {};
   peer.reset();
   phase = Phase::released;
   pass(Milestone::released);
@@ -88,7 +88,7 @@ bool ConnectionState::wait(Milestone milestone, std::optional<std::chrono::nanos
     changed_.wait(lock, there);
     return true;
   }
-  return changed_.wait_for(lock, *timeout, there);
+  return changed_.wait_for(lock, std::min(*timeout, kLongestWait), there);
 }
 
 bool ConnectionState::notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue,

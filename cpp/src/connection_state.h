@@ -15,13 +15,16 @@
 #include "memory_registry.h"
 #include "nixl_connect/connection.h"
 #include "nixl_connect/descriptor.h"
+#include "peer_table.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 class Engine;
-class Peer;
 
 using Clock = std::chrono::steady_clock;
+
+/// Longer than anybody waits, and short enough to be added to a time.
+inline constexpr std::chrono::nanoseconds kLongestWait = std::chrono::hours(24 * 365 * 30);
 
 /// One operation: what the caller's `Connection` and the engine share.
 ///
@@ -46,8 +49,7 @@ struct ConnectionState {
   // Set before the engine sees it, then the engine's alone.
   std::vector<Descriptor> local;
   std::vector<Region> local_regions;
-  std::vector<Region> remote_regions;
-  std::shared_ptr<const Blob> remote_blob;
+  RemoteOffer remote;
 
   // The engine's alone.
   Phase phase = Phase::fresh;

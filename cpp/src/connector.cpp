@@ -77,14 +77,8 @@ const char* kind_name(OperationKind kind) {
   return kind == OperationKind::read ? "READ" : kind == OperationKind::write ? "WRITE" : "none";
 }
 
-/// What can be known of the metadata without NIXL; throws what is wrong with it.
-std::vector<Region> check_remote(const RdmaMetadata& remote, const std::vector<Descriptor>& local,
-                                 const Blob& blob, const std::string& backend) {
-  if (address_for(blob, backend).empty()) {
-    throw Error(
-        ErrorCode::rejected_metadata,
-        "remote_metadata.nixl_metadata: no connection information for backend '" + backend + "'");
-  }
+/// The remote's regions, as far as they can be checked by themselves.
+std::vector<Region> remote_regions(const RdmaMetadata& remote) {
   std::vector<Region> regions;
   regions.reserve(remote.descriptors.size());
   for (std::size_t i = 0; i < remote.descriptors.size(); ++i) {
@@ -99,26 +93,27 @@ std::vector<Region> check_remote(const RdmaMetadata& remote, const std::vector<D
                   where + ": expected the same kind of memory as in the first (" +
                       remote.descriptors[0].device.to_string() + "), got " + d.device.to_string());
     }
-    const Region region = Region::of(d.device, d.address, d.size);
-    if (!offers(blob, backend, region)) {
-      throw Error(ErrorCode::rejected_metadata,
-                  where + ": not among the regions that remote_metadata.nixl_metadata offers");
-    }
-    if (d.size != local[i].size) {
-      throw Error(ErrorCode::invalid_argument,
-                  at("local_descriptors", i) + ": expected the remote's size of " +
-                      std::to_string(d.size) + " bytes, got " + std::to_string(local[i].size));
-    }
-    regions.push_back(region);
+    regions.push_back(Region::of(d.device, d.address, d.size));
   }
   return regions;
 }
 
+void check_sizes(const std::vector<Region>& remote, const std::vector<Descriptor>& local) {
+  for (std::size_t i = 0; i < remote.size(); ++i) {
+    if (remote[i].size != local[i].size) {
+      throw Error(ErrorCode::invalid_argument, at("local_descriptors", i) +
+                                                   ": expected the remote's size of " +
+                                                   std::to_string(remote[i].size) + " bytes, got " +
+                                                   std::to_string(local[i].size));
+    }
+  }
+}
+
 std::optional<std::chrono::nanoseconds> effective_timeout(
     const ConnectorOptions& options, std::optional<std::chrono::nanoseconds> timeout) {
-  if (!timeout) return options.default_timeout;
-  if (timeout->count() < 0) return std::nullopt;
-  return timeout;
+  if (!timeout) timeout = options.default_timeout;
+  if (!timeout || timeout->count() < 0) return std::nullopt;
+  return std::min(*timeout, kLongestWait);
 }
 
 }  // namespace
@@ -172,10 +167,10 @@ struct Connector::Impl {
                       " descriptors, as many as the remote's, got " + std::to_string(local.size()));
     }
     auto state = make_state(kind, std::move(local), timeout);
-    auto blob = Blob::parse(decode_nixl_metadata(remote.nixl_metadata));
-    state->remote_regions = check_remote(remote, state->local, *blob, engine->options().backend);
-    state->remote_name = blob->agent();
-    state->remote_blob = std::move(blob);
+    state->remote = RemoteOffer::resolve(Blob::parse(decode_nixl_metadata(remote.nixl_metadata)),
+                                         engine->options().backend, remote_regions(remote));
+    check_sizes(state->remote.regions, state->local);
+    state->remote_name = state->remote.blob->agent();
     state->key = remote.notification_key;
     engine->attend(state);
     return Connection(std::move(state));
@@ -191,7 +186,7 @@ struct Connector::Impl {
     const bool accepted = engine->run([promise, work = std::move(work)](EngineLoop& loop) {
       try {
         promise->set_value(work(loop));
-      } catch (const AgentError& error) {
+      } catch (const std::exception& error) {
         promise->set_exception(std::make_exception_ptr(Error(ErrorCode::backend, error.what())));
       }
     });

@@ -42,6 +42,31 @@ std::string unique_suffix() {
   return text;
 }
 
+/// Blocks all signals on this thread, which those that it starts inherit: signals are for the
+/// program's own threads.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &previous_);
+  }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+  ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &previous_, nullptr); }
+
+ private:
+  sigset_t previous_;
+};
+
+/// What peers write, made fit to be shown.
+std::string printable(std::string text) {
+  for (char& c : text) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  return text;
+}
+
 Failure closed_failure(const std::string& what) {
   return {ErrorCode::closed, what + ": the connector was closed"};
 }
@@ -80,14 +105,15 @@ void Engine::start_locked() {
                     "first use of a connector, or spawn instead");
   }
   process_.store(here, std::memory_order_relaxed);
+  try {
+    const SignalsBlocked for_the_new_thread;
+    thread_ = std::make_unique<std::thread>([this] { thread_main(); });
+  } catch (const std::system_error& error) {
+    process_.store(0, std::memory_order_relaxed);
+    throw Error(ErrorCode::backend,
+                std::string("the engine's thread could not be started: ") + error.what());
+  }
   start_ = Start::starting;
-  // Signals are for the program's own threads.
-  sigset_t all;
-  sigset_t previous;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &previous);
-  thread_ = std::make_unique<std::thread>([this] { thread_main(); });
-  ::pthread_sigmask(SIG_SETMASK, &previous, nullptr);
 }
 
 void Engine::start() {
@@ -205,14 +231,21 @@ void Engine::thread_main() noexcept {
   try {
     const NixlApi& api = NixlApi::load(options_.nixl_library, options_.nixl_library_candidates);
     std::vector<std::shared_ptr<ConnectionState>> survivors;
+    bool stopped = false;
     {
       EngineLoop loop(*this, api);
       report_started(Start::started, std::nullopt);
-      survivors = loop.run();
+      try {
+        survivors = loop.run();
+        stopped = true;
+      } catch (const std::exception& error) {
+        failure.message = std::string("the engine has failed: ") + error.what();
+        survivors = loop.abandon(failure);
+      }
     }
     // The agent is gone, and with it whatever could still touch their memory.
     for (const auto& operation : survivors) operation->let_go();
-    return;
+    if (stopped) return;
   } catch (const Error& error) {
     failure = {error.code(), error.what()};
   } catch (const std::exception& error) {
@@ -247,6 +280,16 @@ EngineLoop::EngineLoop(Engine& engine, const NixlApi& api)
              engine.options().max_peers),
       connections_(agent_.partial_metadata({})),
       last_work_(Clock::now()) {}
+
+std::vector<std::shared_ptr<ConnectionState>> EngineLoop::abandon(const Failure& failure) {
+  std::vector<Operation> open = open_operations();
+  for (const Operation& operation : open) {
+    operation->finish(OperationStatus::errored, failure);
+    operation->transfer.reset();
+    operation->peer.reset();
+  }
+  return open;
+}
 
 std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
   Clock::time_point look = Clock::now();
@@ -336,6 +379,14 @@ void EngineLoop::offer(const Operation& operation) {
   router_.add(operation);
 }
 
+void EngineLoop::hold_own(ConnectionState& operation) {
+  if (!registry_.covers(operation.remote.regions)) {
+    throw AgentError("the memory is not offered any more", capi::kNotFound);
+  }
+  const auto own = registry_.acquire(operation.remote.regions);
+  operation.lease.insert(operation.lease.end(), own.begin(), own.end());
+}
+
 void EngineLoop::withdraw(const Operation& operation) {
   const auto linger = engine_.options().linger;
   const bool told = operation->told.load(std::memory_order_acquire);
@@ -363,7 +414,7 @@ void EngineLoop::begin(const Operation& operation) {
   ErrorCode code = ErrorCode::peer_unreachable;
   const char* what = "NIXL refused the peer's metadata: ";
   try {
-    operation->peer = peers_.admit(*operation->remote_blob);
+    operation->peer = peers_.admit(operation->remote);
     if (operation->ended()) {
       // Cancelled before it began: nothing is left but to tell the peer.
       abort(operation);
@@ -373,8 +424,9 @@ void EngineLoop::begin(const Operation& operation) {
     what = "the memory could not be registered: ";
     operation->lease = registry_.acquire(operation->local_regions);
     what = "NIXL refused the transfer: ";
+    if (operation->peer->is_self) hold_own(*operation);
     operation->transfer.emplace(agent_.create_transfer(operation->kind, operation->local_regions,
-                                                       operation->remote_regions,
+                                                       operation->remote.regions,
                                                        operation->peer->alias, operation->key));
   } catch (const AgentError& error) {
     fail(operation, {code, operation->describe() + ": " + what + error.what()});
@@ -431,9 +483,9 @@ bool EngineLoop::poll_notifications() {
     const auto match = router_.take(message);
     if (match.operation == nullptr) continue;
     if (match.failed) {
-      fail(match.operation,
-           {ErrorCode::remote_failed, match.operation->describe() + ": the peer '" + sender +
-                                          "' reports '" + match.reason + "'"});
+      fail(match.operation, {ErrorCode::remote_failed,
+                             match.operation->describe() + ": the peer '" + printable(sender) +
+                                 "' reports '" + printable(match.reason) + "'"});
       land(match.operation);
     } else {
       complete(match.operation);
@@ -564,12 +616,18 @@ void EngineLoop::release(const Operation& operation) {
   operation->let_go();
 }
 
-void EngineLoop::stop_operations() {
+std::vector<std::shared_ptr<ConnectionState>> EngineLoop::open_operations() const {
   std::vector<Operation> open;
   router_.for_each([&](const Operation& operation) { open.push_back(operation); });
-  for (const auto& [when, operation] : deadlines_) open.push_back(operation);
   open.insert(open.end(), flights_.begin(), flights_.end());
-  for (const Operation& operation : open) {
+  for (const Engine::Command& command : commands_) {
+    if (const auto* operation = std::get_if<Operation>(&command)) open.push_back(*operation);
+  }
+  return open;
+}
+
+void EngineLoop::stop_operations() {
+  for (const Operation& operation : open_operations()) {
     fail(operation, closed_failure(operation->describe()));
     attend(operation);
   }

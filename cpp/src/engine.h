@@ -116,6 +116,8 @@ class EngineLoop {
   /// Returns the operations whose memory a transfer may still use, here or at a peer; it may
   /// be let go when this object is gone.
   std::vector<std::shared_ptr<ConnectionState>> run();
+  /// After an exception from `run`: ends all operations, and returns them likewise.
+  std::vector<std::shared_ptr<ConnectionState>> abandon(const Failure& failure);
 
   Agent& agent() noexcept { return agent_; }
   MemoryRegistry& registry() noexcept { return registry_; }
@@ -131,6 +133,8 @@ class EngineLoop {
   void withdraw(const Operation& operation);
   void offer(const Operation& operation);
   void begin(const Operation& operation);
+  /// A transfer to this agent itself uses the registrations of whoever offers the memory.
+  void hold_own(ConnectionState& operation);
   /// What to send to a peer that may use these regions.
   std::string blob_of(const std::vector<Region>& regions);
 
@@ -153,6 +157,7 @@ class EngineLoop {
   void tell_failure(const ConnectionState& operation);
   void release(const Operation& operation);
   void forget_deadline(ConnectionState& operation);
+  std::vector<Operation> open_operations() const;
   void stop_operations();
 
   Engine& engine_;

@@ -14,25 +14,29 @@ void sort_unique(std::vector<Region>& regions) {
 }  // namespace
 
 MemoryRegistry::Lease MemoryRegistry::acquire(const std::vector<Region>& wanted) {
-  Lease lease;
-  std::vector<Region> missing;
-  for (const Region& region : wanted) {
-    bool covered = false;
-    users_.for_each_overlapping(region, [&](const auto& entry) {
-      if (!entry.first.covers(region)) return;
-      covered = true;
-      lease.push_back(entry.first);
-    });
-    if (!covered) missing.push_back(region);
-  }
-  if (!missing.empty()) {
+  if (!users_.nixl_finds(wanted)) {
+    std::vector<Region> missing;
+    for (const Region& region : wanted) {
+      if (users_.find(region) == nullptr) missing.push_back(region);
+    }
     sort_unique(missing);
     agent_.register_memory(missing);
     for (const Region& region : missing) users_.insert(region, 0);
-    lease.insert(lease.end(), missing.begin(), missing.end());
+  }
+  Lease lease;
+  for (const Region& region : wanted) {
+    users_.for_each_overlapping(region, [&](const auto& entry) {
+      if (entry.first.covers(region)) lease.push_back(entry.first);
+    });
   }
   for (const Region& region : lease) ++users_.find(region)->second;
   return lease;
+}
+
+bool MemoryRegistry::covers(const std::vector<Region>& regions) const {
+  return std::all_of(regions.begin(), regions.end(), [&](const Region& region) {
+    return users_.smallest_covering(region) != nullptr;
+  });
 }
 
 void MemoryRegistry::release(const Lease& lease) noexcept {
@@ -52,18 +56,11 @@ void MemoryRegistry::release(const Lease& lease) noexcept {
   }
 }
 
-std::vector<Region> MemoryRegistry::covering(const std::vector<Region>& wanted) {
+std::vector<Region> MemoryRegistry::covering(const std::vector<Region>& wanted) const {
   std::vector<Region> found;
   found.reserve(wanted.size());
   for (const Region& region : wanted) {
-    const Region* smallest = nullptr;
-    users_.for_each_overlapping(region, [&](const auto& entry) {
-      if (entry.first.covers(region) &&
-          (smallest == nullptr || entry.first.size < smallest->size)) {
-        smallest = &entry.first;
-      }
-    });
-    found.push_back(*smallest);
+    found.push_back(users_.smallest_covering(region)->first);
   }
   sort_unique(found);
   return found;

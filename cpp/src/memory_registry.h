@@ -12,8 +12,9 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// The agent's registered memory, counted: the second user of a region, or of a part of one,
 /// shares the registration, and the last one out removes it.
 ///
-/// A lease holds *every* registration that covers the wanted memory, because NIXL picks any
-/// of them for a transfer, and the one it picked must stay.
+/// Shared is what NIXL itself will find (`RegionIndex::nixl_finds`); otherwise the wanted
+/// memory is registered exactly. A lease holds *every* registration that covers the wanted
+/// memory, because NIXL picks any of them for a transfer, and the one it picked must stay.
 ///
 /// Thread safety: used by the engine's thread.
 class MemoryRegistry {
@@ -28,7 +29,9 @@ class MemoryRegistry {
 
   /// For each wanted region the smallest registered one that covers it, without repeats: what
   /// to tell a peer that may use the wanted ones. They must be leased.
-  std::vector<Region> covering(const std::vector<Region>& wanted);
+  std::vector<Region> covering(const std::vector<Region>& wanted) const;
+  /// Whether each region is within a registered one.
+  bool covers(const std::vector<Region>& regions) const;
 
   /// Regions registered now.
   std::size_t size() const noexcept { return users_.size(); }

@@ -1,53 +1,96 @@
 #include "peer_table.h"
 
 #include <algorithm>
+#include <limits>
+
+#include "nixl_connect/error.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
 
-template <typename Visit>
-void for_each_element(const Blob& blob, std::string_view backend, Visit visit) {
-  for (const Blob::Section& section : blob.sections()) {
-    if (section.backend != backend) continue;
-    for (const Blob::Element& element : section.elements) visit(element);
+Region everywhere(const Region& like) {
+  return {like.type, like.device, 1, std::numeric_limits<std::size_t>::max() - 1};
+}
+
+bool has_one_key_at_each_place(const RemoteOffer& offer) {
+  std::map<std::pair<capi::MemoryType, std::uint64_t>, std::string_view> keys;
+  for (std::size_t i = 0; i < offer.regions.size(); ++i) {
+    const Region& region = offer.regions[i];
+    const auto [it, first] = keys.try_emplace({region.type, region.device}, offer.remote_keys[i]);
+    if (!first && it->second != offer.remote_keys[i]) return false;
   }
+  return true;
+}
+
+/// Whether the metadata itself still lists a region that covers this one, with this key.
+bool still_offered(const Blob& blob, const Region& region, std::string_view key) {
+  for (const Blob::Section& section : blob.sections()) {
+    for (const Blob::Element& element : section.elements) {
+      if (element.remote_key == key && element.region.covers(region)) return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace
 
-std::string_view address_for(const Blob& blob, std::string_view backend) noexcept {
-  for (const Blob::Connection& connection : blob.connections()) {
-    if (connection.backend == backend) return connection.address;
+RemoteOffer RemoteOffer::resolve(std::shared_ptr<const Blob> blob, std::string_view backend,
+                                 std::vector<Region> regions) {
+  RemoteOffer offer;
+  for (const Blob::Connection& connection : blob->connections()) {
+    if (connection.backend == backend) offer.address = connection.address;
   }
-  return {};
+  if (offer.address.empty()) {
+    throw Error(ErrorCode::rejected_metadata,
+                "remote_metadata.nixl_metadata: no connection information for backend '" +
+                    std::string(backend) + "'");
+  }
+  RegionIndex<std::string_view> offered;
+  for (const Blob::Section& section : blob->sections()) {
+    if (section.backend != backend) continue;
+    for (const Blob::Element& element : section.elements) {
+      offered.insert(element.region, element.remote_key);
+    }
+  }
+  offer.remote_keys.reserve(regions.size());
+  for (std::size_t i = 0; i < regions.size(); ++i) {
+    const auto* entry = offered.smallest_covering(regions[i]);
+    if (entry == nullptr) {
+      throw Error(ErrorCode::rejected_metadata,
+                  "remote_metadata.descriptors[" + std::to_string(i) +
+                      "]: not among the regions that remote_metadata.nixl_metadata offers");
+    }
+    offer.remote_keys.push_back(entry->second);
+  }
+  offer.regions = std::move(regions);
+  offer.blob = std::move(blob);
+  return offer;
 }
 
-bool offers(const Blob& blob, std::string_view backend, const Region& region) noexcept {
-  bool found = false;
-  for_each_element(blob, backend, [&](const Blob::Element& element) {
-    found = found || element.region.covers(region);
-  });
-  return found;
-}
-
-std::shared_ptr<Peer> PeerTable::admit(const Blob& blob) {
-  const std::string name(blob.agent());
+std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
+  const std::string name(offer.blob->agent());
   if (name == agent_.name()) {
     // An agent knows its own regions, and cannot load its own metadata.
     return std::make_shared<Peer>(agent_, name, true);
   }
 
+  bool keys_differ = !has_one_key_at_each_place(offer);
+  std::vector<Blob::Element> missing;
   if (const auto it = current_.find(name); it != current_.end()) {
     const std::shared_ptr<Peer> peer = it->second;
-    std::size_t added = 0;
-    if (fits(*peer, blob, added)) {
-      try {
-        if (added > 0) load(*peer, blob);
-        peer->used = ++uses_;
-        return peer;
-      } catch (const AgentError&) {
-        // Its endpoint may have failed since; NIXL has erased what was loaded either way.
+    keys_differ = keys_differ || peer->keys_differ;
+    if (!peer->broken && peer->address == offer.address) {
+      if (!fits(*peer, offer, missing)) {
+        keys_differ = true;
+      } else {
+        try {
+          if (!missing.empty()) load(*peer, missing);
+          peer->used = ++uses_;
+          return peer;
+        } catch (const AgentError&) {
+          // Its endpoint may have failed since; NIXL has erased what was loaded either way.
+        }
       }
     }
     current_.erase(it);
@@ -55,9 +98,12 @@ std::shared_ptr<Peer> PeerTable::admit(const Blob& blob) {
 
   make_room();
   auto peer = std::make_shared<Peer>(agent_, name + "#" + std::to_string(++loadings_), false);
-  peer->address = address_for(blob, backend_);
+  peer->address = offer.address;
+  peer->keys_differ = keys_differ;
   peer->used = ++uses_;
-  load(*peer, blob);
+  missing.clear();
+  fits(*peer, offer, missing);
+  load(*peer, missing);
   current_.emplace(name, peer);
   return peer;
 }
@@ -68,28 +114,54 @@ void PeerTable::retire(const Peer& peer) {
   if (it != current_.end()) current_.erase(it);
 }
 
-bool PeerTable::fits(const Peer& peer, const Blob& blob, std::size_t& added) const {
-  bool clash = peer.broken || peer.address != address_for(blob, backend_);
-  for_each_element(blob, backend_, [&](const Blob::Element& element) {
-    bool covered = false;
-    peer.remote_keys.for_each_overlapping(element.region, [&](const auto& known) {
-      // Two regions with the same remote key are equally good, whichever NIXL picks.
-      if (known.second != element.remote_key) {
-        clash = true;
-      } else if (known.first.covers(element.region)) {
-        covered = true;
+bool PeerTable::fits(const Peer& peer, const RemoteOffer& offer,
+                     std::vector<Blob::Element>& missing) const {
+  for (std::size_t i = 0; i < offer.regions.size(); ++i) {
+    const Region& region = offer.regions[i];
+    const std::string_view key = offer.remote_keys[i];
+    if (!peer.keys_differ) {
+      const auto it = peer.single_keys.find({region.type, region.device});
+      if (it == peer.single_keys.end()) {
+        missing.push_back({everywhere(region), key});
+      } else if (it->second != key) {
+        return false;
+      }
+      continue;
+    }
+    // The region itself is what is loaded, so that NIXL's search always finds it.
+    bool loaded = false;
+    bool clash = false;
+    peer.remote_keys.for_each_overlapping(region, [&](const auto& known) {
+      if (known.second == key) {
+        loaded = loaded || known.first == region;
+      } else {
+        clash = clash || !still_offered(*offer.blob, known.first, known.second);
       }
     });
-    if (!covered) ++added;
-  });
-  return !clash && peer.remote_keys.size() + added <= max_regions_;
+    if (clash) return false;
+    if (!loaded) missing.push_back({region, key});
+  }
+  std::sort(missing.begin(), missing.end(),
+            [](const auto& a, const auto& b) { return a.region < b.region; });
+  const auto repeats =
+      std::unique(missing.begin(), missing.end(),
+                  [](const auto& a, const auto& b) { return a.region == b.region; });
+  missing.erase(repeats, missing.end());
+  // One offer may exceed the bound by itself, when there is nothing else.
+  const std::size_t known = peer.remote_keys.size();
+  return missing.empty() || known == 0 || known + missing.size() <= max_regions_;
 }
 
-void PeerTable::load(Peer& peer, const Blob& blob) {
-  agent_.load_remote(blob.renamed(peer.alias));
-  for_each_element(blob, backend_, [&](const Blob::Element& element) {
-    peer.remote_keys.insert(element.region, std::string(element.remote_key));
-  });
+void PeerTable::load(Peer& peer, const std::vector<Blob::Element>& elements) {
+  agent_.load_remote(Blob::make(peer.alias, backend_, peer.address, elements));
+  for (const Blob::Element& element : elements) {
+    const std::string key(element.remote_key);
+    if (peer.keys_differ) {
+      peer.remote_keys.insert(element.region, key);
+    } else {
+      peer.single_keys.insert_or_assign({element.region.type, element.region.device}, key);
+    }
+  }
 }
 
 void PeerTable::make_room() {

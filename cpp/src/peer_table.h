@@ -2,10 +2,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "agent.h"
 #include "blob.h"
@@ -14,23 +17,45 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
+/// What one operation needs of a remote agent: each region with the remote key that its
+/// metadata gives for it.
+struct RemoteOffer {
+  /// Holds the bytes that the views point into.
+  std::shared_ptr<const Blob> blob;
+  /// Where the backend reaches the agent.
+  std::string_view address;
+  std::vector<Region> regions;
+  std::vector<std::string_view> remote_keys;
+
+  /// Throws `Error(rejected_metadata)` when the blob has no address of the backend, or does
+  /// not offer one of the regions. Thread safe.
+  static RemoteOffer resolve(std::shared_ptr<const Blob> blob, std::string_view backend,
+                             std::vector<Region> regions);
+};
+
 /// One loading of a remote agent. NIXL forgets it when the last holder does: the table while
 /// it is current, and each operation that uses it.
 class Peer {
  public:
-  Peer(Agent& agent, std::string name_here, bool is_self)
-      : alias(std::move(name_here)), agent_(agent), is_self_(is_self) {}
+  Peer(Agent& agent, std::string name_here, bool self)
+      : alias(std::move(name_here)), is_self(self), agent_(agent) {}
   Peer(const Peer&) = delete;
   Peer& operator=(const Peer&) = delete;
   ~Peer() {
-    if (!is_self_) agent_.forget_remote(alias);
+    if (!is_self) agent_.forget_remote(alias);
   }
 
   /// What NIXL calls it here.
   const std::string alias;
+  /// Whether it is this agent.
+  const bool is_self;
   /// Where the backend reaches it.
   std::string address;
-  /// The remote key of each region that is loaded.
+  /// Whether its remote keys differ by region, as they do on RDMA and between GPUs.
+  bool keys_differ = false;
+  /// While they do not: the one key of each memory type and device, loaded for all addresses.
+  std::map<std::pair<capi::MemoryType, std::uint64_t>, std::string> single_keys;
+  /// When they do: the key of each region that is loaded.
   RegionIndex<std::string> remote_keys;
   /// Whether a transfer to or from it has succeeded.
   bool reached = false;
@@ -41,7 +66,6 @@ class Peer {
 
  private:
   Agent& agent_;
-  const bool is_self_;
 };
 
 /// The remote agents that this one has loaded, and what of each.
@@ -55,6 +79,11 @@ class Peer {
 /// its own endpoint and regions. What flies under the old alias goes on; NIXL forgets that
 /// alias when the last of its flights has ended. Nothing waits, and nobody else notices.
 ///
+/// An endpoint that is forgotten keeps its descriptors until the agent goes (NIXL 1.5.1), so
+/// loading afresh is kept rare. Without RDMA every region of a peer has the same remote key,
+/// byte for byte, which is then loaded once, for all addresses: whatever the peer offers later
+/// is there already. What an operation may touch is what its own metadata says, checked before.
+///
 /// Thread safety: used by the engine's thread.
 class PeerTable {
  public:
@@ -64,8 +93,8 @@ class PeerTable {
         max_regions_(max_regions),
         max_peers_(max_peers) {}
 
-  /// Makes the blob's regions usable. Throws `AgentError` when NIXL refuses them.
-  std::shared_ptr<Peer> admit(const Blob& blob);
+  /// Makes the offer's regions usable. Throws `AgentError` when NIXL refuses them.
+  std::shared_ptr<Peer> admit(const RemoteOffer& offer);
 
   /// The peer's next operation has it loaded afresh.
   void retire(const Peer& peer);
@@ -73,8 +102,9 @@ class PeerTable {
   std::size_t size() const noexcept { return current_.size(); }
 
  private:
-  bool fits(const Peer& peer, const Blob& blob, std::size_t& added) const;
-  void load(Peer& peer, const Blob& blob);
+  /// Adds what is not loaded yet to `missing`. Returns false when it would clash.
+  bool fits(const Peer& peer, const RemoteOffer& offer, std::vector<Blob::Element>& missing) const;
+  void load(Peer& peer, const std::vector<Blob::Element>& elements);
   void make_room();
 
   Agent& agent_;
@@ -85,11 +115,5 @@ class PeerTable {
   std::uint64_t uses_ = 0;
   std::unordered_map<std::string, std::shared_ptr<Peer>> current_;
 };
-
-/// The address that `backend` would use, of those in the blob; empty when it has none.
-std::string_view address_for(const Blob& blob, std::string_view backend) noexcept;
-
-/// Whether a section of `backend` in the blob holds a region that covers `region`.
-bool offers(const Blob& blob, std::string_view backend, const Region& region) noexcept;
 
 NIXL_CONNECT_NAMESPACE_END

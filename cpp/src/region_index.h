@@ -1,17 +1,21 @@
 #pragma once
 
-#include <algorithm>
+#include <array>
+#include <bit>
 #include <cstddef>
+#include <iterator>
 #include <limits>
 #include <map>
+#include <set>
 #include <utility>
+#include <vector>
 
 #include "agent.h"
 #include "nixl_connect/api.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-/// Values by region, with a search for the regions that overlap a given one.
+/// Values by region, in NIXL's order, with a search for the regions that overlap a given one.
 template <typename Value>
 class RegionIndex {
  public:
@@ -26,30 +30,81 @@ class RegionIndex {
 
   void insert(const Region& region, Value value) {
     entries_.insert_or_assign(region, std::move(value));
-    longest_ = std::max(longest_, region.size);
+    by_size_[size_class(region)].insert(region);
   }
 
-  void erase(const Region& region) { entries_.erase(region); }
+  void erase(const Region& region) {
+    entries_.erase(region);
+    by_size_[size_class(region)].erase(region);
+  }
 
   /// Calls `visit(const Entry&)` for each entry that overlaps `region`.
   template <typename Visit>
   void for_each_overlapping(const Region& region, Visit visit) const {
+    // Entries of one class are of one size within a factor of two, so those that can reach the
+    // region are next to it, however long entries of another class are.
     Region last = region;
     last.address = region.end() - 1;
     last.size = std::numeric_limits<std::size_t>::max();
-    for (auto it = entries_.upper_bound(last); it != entries_.begin();) {
-      --it;
-      const Region& entry = it->first;
-      if (!entry.same_place(region)) break;
-      if (entry.overlaps(region)) visit(*it);
-      // Entries before this one begin earlier still, and none is longer than the longest.
-      if (entry.address < region.address && region.address - entry.address >= longest_) break;
+    for (const auto& peers : by_size_) {
+      if (peers.empty()) continue;
+      for (auto it = peers.upper_bound(last); it != peers.begin();) {
+        --it;
+        if (!it->same_place(region)) break;
+        if (it->overlaps(region)) {
+          visit(*entries_.find(*it));
+        } else if (region.address - it->address >= 2 * it->size) {
+          break;
+        }
+      }
     }
   }
 
+  /// The smallest entry that covers `region`, or null.
+  const Entry* smallest_covering(const Region& region) const {
+    const Entry* smallest = nullptr;
+    for_each_overlapping(region, [&](const Entry& entry) {
+      if (entry.first.covers(region) &&
+          (smallest == nullptr || entry.first.size < smallest->first.size)) {
+        smallest = &entry;
+      }
+    });
+    return smallest;
+  }
+
+  /// Whether NIXL, with the same regions in its table, finds one for each of `wanted` in turn.
+  ///
+  /// It does not look at all that cover (`getCoveringIndex` and `populate`, the same in NIXL
+  /// 0.10 to 1.5): for the first, and for any that is less than the one before it, it looks at
+  /// the first entry that is not less than it and at the one before that; for every other it
+  /// walks forward from where it is. A small region can so hide a large one. It always finds
+  /// its way when each wanted region is in the table exactly.
+  bool nixl_finds(const std::vector<Region>& wanted) const {
+    auto at = entries_.end();
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      const Region& region = wanted[i];
+      if (i == 0 || region < wanted[i - 1]) {
+        at = entries_.lower_bound(region);
+        if (at == entries_.end() || !at->first.covers(region)) {
+          if (at == entries_.begin()) return false;
+          at = std::prev(at);
+          if (!at->first.covers(region)) return false;
+        }
+      } else {
+        while (at != entries_.end() && !at->first.covers(region)) ++at;
+        if (at == entries_.end()) return false;
+      }
+    }
+    return true;
+  }
+
  private:
+  static std::size_t size_class(const Region& region) noexcept {
+    return static_cast<std::size_t>(std::bit_width(region.size) - 1);
+  }
+
   std::map<Region, Value> entries_;
-  std::size_t longest_ = 0;
+  std::array<std::set<Region>, 64> by_size_;
 };
 
 NIXL_CONNECT_NAMESPACE_END

@@ -94,11 +94,17 @@ TEST(Blob, RefusesWhatCannotBe) {
   expect_rejection({.tail = "x"}, "after the end");
 }
 
-TEST(Blob, TakesAnotherName) {
-  Parts parts;
-  const auto blob = Blob::parse(parts.bytes());
-  parts.agent = "another name";
-  EXPECT_EQ(blob->renamed("another name"), parts.bytes());
+TEST(Blob, IsMadeAsNixlMakesIt) {
+  const Parts parts;
+  const Region region{capi::kDram, 0, parts.where, parts.size};
+  EXPECT_EQ(Blob::make("peer", "UCX", "address", {{region, "key"}}), parts.bytes());
+}
+
+TEST(Blob, NamesAreText) {
+  expect_rejection({.agent = "not \xff UTF-8"}, "not UTF-8");
+  expect_rejection({.agent = "over\xc0\xaflong"}, "not UTF-8");
+  expect_rejection({.agent = "\xed\xa0\x80"}, "not UTF-8");
+  EXPECT_EQ(Blob::parse(Parts{.agent = "Grüße 漢字 🙂"}.bytes())->agent(), "Grüße 漢字 🙂");
 }
 
 TEST(Blob, JoinsConnectionsAndRegions) {

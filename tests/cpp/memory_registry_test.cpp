@@ -61,6 +61,21 @@ TEST_F(MemoryRegistryTest, HoldsEveryRegistrationThatCovers) {
   EXPECT_EQ(registered(), 0u);
 }
 
+TEST_F(MemoryRegistryTest, ASmallRegionHidesALargeOneFromNixl) {
+  const auto small = registry.acquire({part(1000, 1000)});
+  const auto large = registry.acquire({part(0, 4096)});
+  // NIXL's search would look at the small one only; so this is registered by itself.
+  const auto hidden = registry.acquire({part(3000, 100)});
+  EXPECT_EQ(registered(), 3u);
+  EXPECT_TRUE(registry.covers({part(3000, 100), part(0, 10)}));
+  EXPECT_FALSE(registry.covers({part(0, 5000)}));
+  registry.release(small);
+  registry.release(large);
+  EXPECT_EQ(registered(), 2u);
+  registry.release(hidden);
+  EXPECT_EQ(registered(), 0u);
+}
+
 TEST_F(MemoryRegistryTest, AFailureHoldsNothing) {
   const auto held = registry.acquire({part(0, 100)});
   // A GPU's memory at an address that none has.

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "memory.h"
-#include "memory_registry.h"
+#include "nixl_connect/error.h"
 
 namespace nixl_connect {
 namespace {
@@ -11,34 +11,37 @@ namespace {
 /// Two agents on real NIXL: what one offers, the other's table admits.
 class PeerTableTest : public ::testing::Test {
  protected:
-  std::shared_ptr<const Blob> offer(const testing::Buffer& buffer) {
+  RemoteOffer offer(const testing::Buffer& buffer, Agent& by) {
     const auto d = buffer.descriptor();
     const std::vector<Region> regions{Region::of(d.device, d.address, d.size)};
-    registry.acquire(regions);
-    return Blob::parse(Blob::join(owner.partial_metadata({}), owner.partial_metadata(regions)));
+    by.register_memory(regions);
+    auto blob = Blob::parse(Blob::join(by.partial_metadata({}), by.partial_metadata(regions)));
+    return RemoteOffer::resolve(std::move(blob), "UCX", regions);
   }
+  RemoteOffer offer(const testing::Buffer& buffer) { return offer(buffer, owner); }
 
   Agent owner{NixlApi::load("", {}), "owner", "UCX", {}, false};
   Agent mover{NixlApi::load("", {}), "mover", "UCX", {}, false};
-  MemoryRegistry registry{owner};
   PeerTable peers{mover, "UCX", 4, 2};
 };
 
 TEST_F(PeerTableTest, LoadsOnceWhatIsTheSame) {
   const testing::Buffer buffer(4096);
   const auto blob = offer(buffer);
-  const auto peer = peers.admit(*blob);
-  EXPECT_EQ(peers.admit(*blob), peer);
-  EXPECT_EQ(peer->remote_keys.size(), 1u);
+  const auto peer = peers.admit(blob);
+  EXPECT_EQ(peers.admit(blob), peer);
+  EXPECT_EQ(peer->single_keys.size(), 1u);
+  EXPECT_FALSE(peer->keys_differ);
   EXPECT_EQ(peers.size(), 1u);
 }
 
 TEST_F(PeerTableTest, AnAgentThatComesBackUnderItsNameIsAnotherLoading) {
   const testing::Buffer buffer(4096);
   const auto blob = offer(buffer);
-  const auto old = peers.admit(*blob);
+  const auto old = peers.admit(blob);
   Agent again{NixlApi::load("", {}), "owner", "UCX", {}, false};
-  const auto fresh = peers.admit(*Blob::parse(again.partial_metadata({})));
+  const testing::Buffer another(4096);
+  const auto fresh = peers.admit(offer(another, again));
   EXPECT_NE(fresh, old);
   EXPECT_NE(fresh->alias, old->alias);
   // What flies under the old alias is not disturbed.
@@ -49,7 +52,7 @@ TEST_F(PeerTableTest, AnAgentThatComesBackUnderItsNameIsAnotherLoading) {
 TEST_F(PeerTableTest, NixlForgetsWithTheLastHolder) {
   const testing::Buffer buffer(4096);
   const auto blob = offer(buffer);
-  auto peer = peers.admit(*blob);
+  auto peer = peers.admit(blob);
   const std::string alias = peer->alias;
   peers.retire(*peer);
   EXPECT_EQ(peers.size(), 0u);
@@ -61,30 +64,34 @@ TEST_F(PeerTableTest, NixlForgetsWithTheLastHolder) {
 TEST_F(PeerTableTest, ABrokenPeerIsLoadedAfresh) {
   const testing::Buffer buffer(4096);
   const auto blob = offer(buffer);
-  const auto peer = peers.admit(*blob);
+  const auto peer = peers.admit(blob);
   peer->broken = true;
-  EXPECT_NE(peers.admit(*blob), peer);
+  EXPECT_NE(peers.admit(blob), peer);
 }
 
 TEST_F(PeerTableTest, ARefusalByNixlItselfIsOvercome) {
   const testing::Buffer first(4096);
   const testing::Buffer second(4096);
   const auto blob = offer(first);
-  const auto peer = peers.admit(*blob);
+  const auto peer = peers.admit(blob);
   // NIXL erases the peer, and its backend keeps the connection: the name is burnt.
   mover.forget_remote(peer->alias);
-  EXPECT_NO_THROW(peers.admit(*offer(second)));
+  EXPECT_NO_THROW(peers.admit(offer(second)));
 }
 
-TEST_F(PeerTableTest, TablesAreBounded) {
+TEST_F(PeerTableTest, WithoutRdmaOneKeyServesEveryRegion) {
   std::vector<testing::Buffer> buffers;
   for (int i = 0; i < 10; ++i) buffers.emplace_back(4096);
-  for (const auto& buffer : buffers) {
-    EXPECT_LE(peers.admit(*offer(buffer))->remote_keys.size(), 4u);
-  }
-  const auto blob = offer(testing::Buffer(4096));
-  for (int i = 0; i < 10; ++i) {
-    peers.admit(*Blob::parse(blob->renamed("peer " + std::to_string(i))));
+  const auto first = peers.admit(offer(buffers[0]));
+  for (const auto& buffer : buffers) EXPECT_EQ(peers.admit(offer(buffer)), first);
+  EXPECT_EQ(first->single_keys.size(), 1u);
+}
+
+TEST_F(PeerTableTest, PeersAreBounded) {
+  const testing::Buffer buffer(4096);
+  for (int i = 0; i < 5; ++i) {
+    Agent worker{NixlApi::load("", {}), "worker" + std::to_string(i), "UCX", {}, false};
+    peers.admit(offer(buffer, worker));
     EXPECT_LE(peers.size(), 2u);
   }
 }
@@ -92,7 +99,7 @@ TEST_F(PeerTableTest, TablesAreBounded) {
 TEST_F(PeerTableTest, AnAgentIsItsOwnPeerWithoutLoading) {
   PeerTable own(owner, "UCX", 4, 2);
   const testing::Buffer buffer(4096);
-  const auto peer = own.admit(*offer(buffer));
+  const auto peer = own.admit(offer(buffer));
   EXPECT_EQ(peer->alias, owner.name());
   EXPECT_EQ(own.size(), 0u);
   EXPECT_NO_THROW(owner.notify(peer->alias, "hello"));
@@ -100,13 +107,12 @@ TEST_F(PeerTableTest, AnAgentIsItsOwnPeerWithoutLoading) {
 
 TEST_F(PeerTableTest, KnowsWhatABlobOffers) {
   const testing::Buffer buffer(4096);
-  const auto blob = offer(buffer);
+  const auto blob = offer(buffer).blob;
   const auto d = buffer.part(10, 20);
-  EXPECT_TRUE(offers(*blob, "UCX", Region::of(d.device, d.address, d.size)));
-  EXPECT_FALSE(offers(*blob, "UCX", Region::of(d.device, d.address, 5000)));
-  EXPECT_FALSE(offers(*blob, "GDS", Region::of(d.device, d.address, d.size)));
-  EXPECT_FALSE(address_for(*blob, "UCX").empty());
-  EXPECT_TRUE(address_for(*blob, "GDS").empty());
+  const Region inside = Region::of(d.device, d.address, d.size);
+  EXPECT_NO_THROW(RemoteOffer::resolve(blob, "UCX", {inside}));
+  EXPECT_THROW(RemoteOffer::resolve(blob, "UCX", {Region::of(d.device, d.address, 5000)}), Error);
+  EXPECT_THROW(RemoteOffer::resolve(blob, "GDS", {inside}), Error);
 }
 
 }  // namespace

@@ -41,6 +41,52 @@ TEST(RegionIndex, FindsExactlyTheOverlapping) {
   }
 }
 
+/// As NIXL does it, over a sorted vector.
+bool search_like_nixl(const std::vector<Region>& table, const std::vector<Region>& wanted) {
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (i == 0 || wanted[i] < wanted[i - 1]) {
+      at = static_cast<std::size_t>(std::lower_bound(table.begin(), table.end(), wanted[i]) -
+                                    table.begin());
+      if (at < table.size() && table[at].covers(wanted[i])) continue;
+      if (at == 0 || !table[--at].covers(wanted[i])) return false;
+    } else {
+      while (at < table.size() && !table[at].covers(wanted[i])) ++at;
+      if (at == table.size()) return false;
+    }
+  }
+  return true;
+}
+
+TEST(RegionIndex, KnowsWhatNixlFinds) {
+  std::mt19937 random(2);
+  const auto pick = [&](std::uint64_t low, std::uint64_t high) {
+    return std::uniform_int_distribution<std::uint64_t>(low, high)(random);
+  };
+  int found = 0;
+  for (int round = 0; round < 2000; ++round) {
+    RegionIndex<int> index;
+    std::set<Region> table;
+    for (std::uint64_t i = pick(0, 8); i > 0; --i) {
+      const Region region{capi::kDram, 0, pick(1, 100), pick(1, 100)};
+      index.insert(region, 0);
+      table.insert(region);
+    }
+    std::vector<Region> wanted;
+    for (std::uint64_t i = pick(1, 4); i > 0; --i) {
+      wanted.push_back({capi::kDram, 0, pick(1, 150), pick(1, 30)});
+    }
+    const bool expected = search_like_nixl({table.begin(), table.end()}, wanted);
+    found += expected ? 1 : 0;
+    EXPECT_EQ(index.nixl_finds(wanted), expected);
+    // With each wanted region itself in the table, it always does.
+    for (const Region& region : wanted) index.insert(region, 0);
+    EXPECT_TRUE(index.nixl_finds(wanted));
+  }
+  EXPECT_GT(found, 100);
+  EXPECT_LT(found, 1900);
+}
+
 TEST(Region, CoversAndOverlaps) {
   const Region whole{capi::kDram, 0, 100, 50};
   EXPECT_TRUE(whole.covers({capi::kDram, 0, 100, 50}));

@@ -18,7 +18,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 ///
 /// Thread safety: distinct objects are independent; `push` may be called from any thread;
 /// `drain` from one thread at a time.
-class NIXL_CONNECT_API CompletionQueue {
+class NIXL_CONNECT_API CompletionQueue : public std::enable_shared_from_this<CompletionQueue> {
  public:
   /// Throws `Error(backend)` when the process is out of descriptors.
   static std::shared_ptr<CompletionQueue> create();

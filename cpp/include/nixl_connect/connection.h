@@ -65,7 +65,8 @@ class NIXL_CONNECT_API Connection {
 
   /// What to send to the peer. Waits until the memory is registered (microseconds, unless the
   /// engine is in the middle of a large copy). Throws `Error(invalid_state)` on an active
-  /// operation, and the operation's own failure when it could not be registered.
+  /// operation, and on one that has ended otherwise than `complete` its failure, or
+  /// `Error(cancelled)`.
   RdmaMetadata metadata(MetadataEncoding encoding = MetadataEncoding::base64) const;
   /// The NIXL blob inside `metadata`.
   std::string nixl_blob() const;

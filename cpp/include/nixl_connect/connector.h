@@ -41,8 +41,9 @@ struct ConnectorOptions {
   std::chrono::milliseconds linger{10'000};
   /// How long `close` lets posted transfers come to their end.
   std::chrono::milliseconds close_grace{1000};
-  /// Regions of one peer that are kept loaded before that peer is loaded afresh.
-  std::size_t max_peer_regions = 4096;
+  /// Regions of one peer that are kept loaded before that peer is loaded afresh, where its
+  /// remote keys differ by region.
+  std::size_t max_peer_regions = 16384;
   /// Peers that are kept loaded before the one that was used longest ago is forgotten.
   std::size_t max_peers = 1024;
   /// `libnixl_capi.so` itself; overrides the search.
