@@ -29,7 +29,9 @@ NotificationRouter::Match NotificationRouter::take(std::string_view message) {
       key = rest.substr(slash + 1);
     }
   }
-  const auto it = waiting_.find(std::string(key));
+  auto it = waiting_.find(std::string(key));
+  // The caller may have added to the key, after a point, as a signature does.
+  if (it == waiting_.end()) it = waiting_.find(std::string(key.substr(0, key.find('.'))));
   if (it == waiting_.end()) {
     ++unknown_;
     return match;

@@ -29,6 +29,7 @@ class _Bridge:
 
     def _drain(self) -> None:
         for token in self.queue.drain():
+            # Not every token has one: some say only that there is something to release.
             future = self.futures.pop(token, None)
             if future is not None and not future.done():
                 future.set_result(True)
@@ -44,6 +45,9 @@ def _bridge_of(loop: asyncio.AbstractEventLoop) -> _Bridge:
     if bridge is None:
         bridge = _Bridge(loop)
         with _bridges_lock:
+            # A loop that was closed with something pending is held by that something's future.
+            for closed in [known for known in _bridges if known.is_closed()]:
+                del _bridges[closed]
             _bridges[loop] = bridge
     return bridge
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import ctypes
+import inspect
 import socket
 import sys
 import uuid
 import weakref
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from types import TracebackType
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 from . import _asyncio, _core
 from ._library import nixl_library_candidates
+from ._signing import check_auth_key
 from .descriptor import Descriptor
 from .metadata import RdmaMetadata
 from .operations import (
@@ -32,6 +34,16 @@ from .operations import (
 __all__ = ["Connection", "Connector", "OperationCall"]
 
 OperationT = TypeVar("OperationT", bound=AbstractOperation)
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def _coroutine_function(function: FunctionT) -> FunctionT:
+    """Have `inspect.iscoroutinefunction`, and so `unittest.mock`, take it for what it is."""
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(function)
+    # What asyncio and unittest.mock ask for before; inspect itself cannot be told.
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+    return function
 
 
 class OperationCall(Coroutine[Any, Any, OperationT], AbstractAsyncContextManager[OperationT]):
@@ -145,6 +157,15 @@ class Connector:
     default_timeout
         Seconds after which an operation fails that was made without a timeout of its own;
         None for no deadline.
+    linger
+        Seconds that the memory of a passive operation stays registered and alive which was
+        cancelled, or whose deadline has passed, after its metadata was taken: a peer's transfer
+        may be under way, and without RDMA hardware nothing else keeps its bytes out. It ends
+        sooner when the peer reports its end.
+    auth_key
+        A secret of 16 bytes or more that workers share. What operations send is then signed
+        with it (HMAC-SHA256), and metadata is refused, before it is parsed, that is not signed
+        with it or was altered since.
     progress_thread
         Have NIXL run a progress thread of its own. It is not needed, and burns most of a core
         on hosts without RDMA.
@@ -169,6 +190,8 @@ class Connector:
         backend: str = "UCX",
         backend_parameters: Mapping[str, str] | None = None,
         default_timeout: float | None = 300.0,
+        linger: float = 10.0,
+        auth_key: bytes | None = None,
         progress_thread: bool = False,
         nixl_library: str | None = None,
     ) -> None:
@@ -180,6 +203,8 @@ class Connector:
             )
         if default_timeout is not None:
             check_timeout(default_timeout)
+        check_timeout(linger)
+        self._auth_key = check_auth_key(auth_key)
         self._worker_id = worker_id
         self._hostname = socket.gethostname()
         self._shared_connection: Connection | None = None
@@ -188,6 +213,7 @@ class Connector:
             backend=backend,
             backend_parameters=dict(backend_parameters or {}),
             default_timeout=default_timeout,
+            linger=linger,
             progress_thread=progress_thread,
             nixl_library=nixl_library or "",
             nixl_library_candidates=nixl_library_candidates(),
@@ -226,6 +252,7 @@ class Connector:
             and count.value > 0
         )
 
+    @_coroutine_function
     def create_readable(
         self,
         local_descriptors: Descriptor | list[Descriptor],
@@ -251,6 +278,7 @@ class Connector:
         """
         return OperationCall(self._create(ReadableOperation, local_descriptors, timeout))
 
+    @_coroutine_function
     def create_writable(
         self,
         local_descriptors: Descriptor | list[Descriptor],
@@ -260,6 +288,7 @@ class Connector:
         """Offer memory for a peer to write. As `create_readable`; the memory is writable."""
         return OperationCall(self._create(WritableOperation, local_descriptors, timeout))
 
+    @_coroutine_function
     def begin_read(
         self,
         remote_metadata: RdmaMetadata,
@@ -294,6 +323,7 @@ class Connector:
         """
         return OperationCall(self._begin_read(remote_metadata, local_descriptors, timeout))
 
+    @_coroutine_function
     def begin_write(
         self,
         local_descriptors: Descriptor | list[Descriptor],

@@ -84,7 +84,8 @@ def _from_interface(data: object, interface: dict[str, Any], device: Device) -> 
     https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html
     """
     address, read_only = interface["data"]
-    item = int(interface["typestr"][2:])
+    # A byte order, a kind, the item's bytes, and for times a unit: "<f4", "<M8[ns]".
+    item = int(interface["typestr"][2:].partition("[")[0])
     size = item
     for length in interface["shape"]:
         size *= length

@@ -7,7 +7,7 @@ from enum import Enum, IntEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from . import _asyncio, _core
+from . import _asyncio, _core, _signing
 from .descriptor import Descriptor, core_of
 from .errors import OperationCancelledError, OperationStateError, from_core
 from .metadata import RdmaMetadata
@@ -274,16 +274,20 @@ class PassiveOperation(AbstractOperation):
         Raises
         ------
         TransferError
-            When the memory could not be registered.
+            When the memory could not be registered, or the operation has failed or was
+            cancelled.
         """
         request = self._serialized_requests.get(hex_encode)
         if request is None:
-            request = self._serialized_requests[hex_encode] = RdmaMetadata.model_construct(
+            request = RdmaMetadata.model_construct(
                 descriptors=self._serialized_descriptors,
                 nixl_metadata=_core.encode_nixl_metadata(self._core.nixl_blob(), hex_encode),
                 notification_key=self._core.notification_key,
                 operation_kind=int(self._operation_kind),
             )
+            if self._connector._auth_key is not None:
+                request = _signing.sign(self._connector._auth_key, request)
+            self._serialized_requests[hex_encode] = request
         return request
 
 
@@ -302,7 +306,11 @@ class ActiveOperation(AbstractOperation):
             raise TypeError(
                 f"remote_metadata: expected RdmaMetadata, got {type(remote_metadata).__name__}"
             )
-        core = core_of(connection).begin(
+        begin = core_of(connection).begin
+        auth_key = connection.connector._auth_key
+        if auth_key is not None:
+            _signing.verify(auth_key, remote_metadata)
+        core = begin(
             int(operation_kind), remote_metadata, local_descriptors, _core_timeout(timeout)
         )
         super().__init__(connection, core, operation_kind, local_descriptors)

@@ -8,7 +8,11 @@ namespace nixl_connect::python {
 void init_completion(nb::module_& m) {
   nb::class_<CompletionQueue>(m, "CompletionQueue",
                               "Tokens of what has happened, and a descriptor to poll for them.")
-      .def(nb::new_(&CompletionQueue::create))
+      .def(nb::new_([] {
+        auto queue = CompletionQueue::create();
+        watch_with(queue);
+        return queue;
+      }))
       .def("fileno", &CompletionQueue::fd, "The descriptor: readable while there are tokens.")
       .def(
           "drain",

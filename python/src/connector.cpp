@@ -96,13 +96,16 @@ void init_connector(nb::module_& m) {
           "__init__",
           [](PythonConnector* self, std::string name, std::string backend,
              std::map<std::string, std::string> backend_parameters,
-             std::optional<double> default_timeout, bool progress_thread, std::string nixl_library,
-             std::vector<std::string> nixl_library_candidates, double spin, double max_pause) {
+             std::optional<double> default_timeout, double linger, bool progress_thread,
+             std::string nixl_library, std::vector<std::string> nixl_library_candidates,
+             double spin, double max_pause) {
             ConnectorOptions options;
             options.name = std::move(name);
             options.backend = std::move(backend);
             options.backend_parameters = std::move(backend_parameters);
             options.default_timeout = optional_seconds(default_timeout);
+            options.linger =
+                std::chrono::duration_cast<std::chrono::milliseconds>(from_seconds(linger));
             options.progress_thread = progress_thread;
             options.nixl_library = std::move(nixl_library);
             options.nixl_library_candidates = std::move(nixl_library_candidates);
@@ -113,8 +116,9 @@ void init_connector(nb::module_& m) {
             new (self) PythonConnector(std::move(options));
           },
           nb::kw_only(), nb::arg("name"), nb::arg("backend"), nb::arg("backend_parameters"),
-          nb::arg("default_timeout").none(), nb::arg("progress_thread"), nb::arg("nixl_library"),
-          nb::arg("nixl_library_candidates"), nb::arg("spin"), nb::arg("max_pause"))
+          nb::arg("default_timeout").none(), nb::arg("linger"), nb::arg("progress_thread"),
+          nb::arg("nixl_library"), nb::arg("nixl_library_candidates"), nb::arg("spin"),
+          nb::arg("max_pause"))
       .def("start", &PythonConnector::start, "Makes the agent, if that has not begun.")
       .def("notify_started", &PythonConnector::notify_started, nb::arg("queue"), nb::arg("token"))
       .def("check_started", &PythonConnector::check_started,

@@ -110,8 +110,39 @@ std::vector<Descriptor> local_descriptors(nb::handle value, bool writable) {
   return result;
 }
 
+namespace {
+
+/// The owner as Python's collector sees it: as part of the descriptor while nobody else, no
+/// operation that uses it, holds it. So a tensor that refers to its own descriptor can go.
+int traverse_descriptor(PyObject* self, visitproc visit, void* arg) {
+#if PY_VERSION_HEX >= 0x03090000
+  Py_VISIT(Py_TYPE(self));
+#endif
+  if (!nb::inst_ready(self)) return 0;
+  const auto& owner = nb::inst_ptr<LocalDescriptor>(self)->memory.owner;
+  if (owner.use_count() == 1) {
+    auto* object = static_cast<PyObject*>(const_cast<void*>(owner.get()));
+    Py_VISIT(object);
+  }
+  return 0;
+}
+
+int clear_descriptor(PyObject* self) {
+  if (nb::inst_ready(self)) nb::inst_ptr<LocalDescriptor>(self)->memory.owner.reset();
+  return 0;
+}
+
+PyType_Slot descriptor_slots[] = {
+    {Py_tp_traverse, reinterpret_cast<void*>(&traverse_descriptor)},
+    {Py_tp_clear, reinterpret_cast<void*>(&clear_descriptor)},
+    {0, nullptr},
+};
+
+}  // namespace
+
 void init_descriptor(nb::module_& m) {
-  nb::class_<LocalDescriptor>(m, "Descriptor", "One contiguous piece of memory.")
+  nb::class_<LocalDescriptor>(m, "Descriptor", nb::type_slots(descriptor_slots),
+                              "One contiguous piece of memory.")
       .def(
           "__init__",
           [](LocalDescriptor* self, std::uintptr_t address, std::size_t size, int kind,

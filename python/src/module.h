@@ -29,6 +29,8 @@ void init_metadata(nb::module_& m);
 std::shared_ptr<const void> own(nb::handle object);
 /// Releases what threads without Python have let go of. Cheap when there is nothing.
 void release_abandoned();
+/// This queue is drained by an event loop: it is woken when there is something to release.
+void watch_with(const std::shared_ptr<CompletionQueue>& queue);
 
 /// Lets other Python threads run while this one blocks.
 class Unlocked {

@@ -13,6 +13,13 @@ struct Abandoned {
 };
 
 std::atomic<Abandoned*> abandoned{nullptr};
+
+/// The queue that an event loop watches, if any has one: a loop that sleeps in its poll looks
+/// at nothing else.
+std::atomic<std::weak_ptr<CompletionQueue>> watched_queue;
+/// A token that nobody waits for.
+constexpr std::uint64_t kLook = ~std::uint64_t{0};
+
 thread_local int unlocked_depth = 0;
 
 int release_pending(void*) {
@@ -25,9 +32,11 @@ void abandon(PyObject* object) {
   while (!abandoned.compare_exchange_weak(entry->next, entry, std::memory_order_release,
                                           std::memory_order_relaxed)) {
   }
-  // Whoever found the stack empty asks the main thread to look. When Python's list of such
-  // requests is full, the next call into this module does it.
-  if (entry->next == nullptr) Py_AddPendingCall(&release_pending, nullptr);
+  if (entry->next != nullptr) return;
+  // Whoever found the stack empty asks the main thread to look, and the latest event loop.
+  // When Python's list of such requests is full, the next call into this module does it.
+  Py_AddPendingCall(&release_pending, nullptr);
+  if (const auto queue = watched_queue.load().lock()) queue->push(kLook);
 }
 
 bool python_may_run_here() {
@@ -58,6 +67,8 @@ void release_abandoned() {
     entry = next;
   }
 }
+
+void watch_with(const std::shared_ptr<CompletionQueue>& queue) { watched_queue.store(queue); }
 
 Unlocked::Unlocked() { ++unlocked_depth; }
 Unlocked::~Unlocked() { --unlocked_depth; }

@@ -41,6 +41,15 @@ TEST(NotificationRouter, ReadsFailureNotices) {
   EXPECT_EQ(router.take("nixl_connect/failed/").operation, nullptr);
 }
 
+TEST(NotificationRouter, MatchesAKeyThatWasAddedTo) {
+  NotificationRouter router;
+  router.add(waiting("key"));
+  EXPECT_NE(router.take("key.signature").operation, nullptr);
+  router.add(waiting("key"));
+  EXPECT_TRUE(router.take(NotificationRouter::failure_notice("key.signature", "x")).failed);
+  EXPECT_TRUE(router.empty());
+}
+
 TEST(NotificationRouter, ForgetsWhatIsRemoved) {
   NotificationRouter router;
   const auto state = waiting("key");

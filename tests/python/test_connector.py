@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
+import sys
 from collections.abc import Coroutine
+from unittest import mock
 
 import nixl_connect as nc
 import pytest
@@ -34,6 +36,16 @@ async def test_factories_are_coroutines(connector: nc.Connector) -> None:
     waited = await asyncio.wait_for(connector.create_readable(nc.Descriptor(bytearray(1))), 30)
     assert isinstance(waited, nc.ReadableOperation)
     connector.create_readable(nc.Descriptor(bytearray(1))).close()
+
+
+async def test_factories_can_be_mocked() -> None:
+    mocked = mock.MagicMock(spec=nc.Connector)
+    mocked.create_readable.return_value = "operation"
+    mocked.begin_read.return_value = "operation"
+    assert await mocked.create_readable(None) == "operation"
+    assert await mocked.begin_read(None, None) == "operation"
+    assert asyncio.iscoroutinefunction(nc.Connector.create_writable) or sys.version_info >= (3, 14)
+    assert asyncio.iscoroutinefunction(nc.Connector.begin_write) or sys.version_info >= (3, 14)
 
 
 async def test_initialize_does_nothing(connector: nc.Connector) -> None:

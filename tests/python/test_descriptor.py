@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import gc
 import mmap
 import weakref
@@ -93,6 +94,12 @@ def test_points_at_the_memory_itself() -> None:
     values = numpy_array()
     for data in (values, (values, "cpu"), OnlyArrayInterface(values), OnlyDLPack(values)):
         assert nc.Descriptor(data).ptr == values.ctypes.data
+
+
+def test_times() -> None:
+    times = np.array(["2026-01-01", "2026-01-02"], dtype="datetime64[ns]")
+    assert nc.Descriptor(times).size == 16
+    assert nc.Descriptor((times, "cpu")).ptr == times.ctypes.data
 
 
 def test_raw_memory() -> None:
@@ -212,6 +219,41 @@ def test_keeps_the_memory_alive_and_lets_it_go() -> None:
     assert gone() is not None
     del descriptor
     gc.collect()
+    assert gone() is None
+
+
+class Holder:
+    """Memory that knows its own descriptor."""
+
+    def __init__(self) -> None:
+        self.values = np.arange(32, dtype=np.uint8)
+        self.descriptor = nc.Descriptor((self.values.ctypes.data, 32, "cpu", self))
+
+
+async def test_memory_that_refers_to_its_descriptor_is_collected(
+    connector: nc.Connector, other: nc.Connector
+) -> None:
+    holder = Holder()
+    gone = weakref.ref(holder)
+    offer = await connector.create_readable(holder.descriptor)
+    metadata = offer.metadata()
+    key = holder.descriptor.ptr
+    del holder
+    gc.collect()
+    # The operation holds it.
+    assert gone() is not None
+    target = bytearray(32)
+    read = await other.begin_read(metadata, nc.Descriptor(target))
+    await read.wait_for_completion()
+    await offer.wait_for_completion()
+    assert target == bytes(range(32))
+    assert offer.local_descriptors[0].ptr == key
+    del offer
+    for _ in range(1000):
+        gc.collect()
+        if gone() is None:
+            break
+        await asyncio.sleep(0.001)
     assert gone() is None
 
 

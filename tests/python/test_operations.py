@@ -10,6 +10,7 @@ import nixl_connect as nc
 import numpy as np
 import pytest
 import torch
+from nixl_connect import _core
 
 KINDS = ["read", "write"]
 
@@ -210,6 +211,39 @@ async def test_cancel_ends_waiting(connector: nc.Connector) -> None:
         offer.results()
 
 
+async def test_metadata_of_what_has_ended_is_refused(connector: nc.Connector) -> None:
+    offer = await connector.create_readable(nc.Descriptor(bytearray(3)))
+    offer.cancel()
+    with pytest.raises(nc.OperationCancelledError):
+        offer.metadata()
+    late = await connector.create_readable(nc.Descriptor(bytearray(3)), timeout=0.01)
+    with pytest.raises(nc.DeadlineExceededError):
+        await late.wait_for_completion()
+    with pytest.raises(nc.DeadlineExceededError):
+        late.metadata()
+
+
+async def test_regions_in_regions(connector: nc.Connector, other: nc.Connector) -> None:
+    """A small region hides a large one from NIXL's search; not from an operation."""
+    source = random_bytes(1, 100_000)
+    target = np.zeros(100_000, dtype=np.uint8)
+
+    async def part(begin: int, end: int) -> None:
+        target[begin:end] = 0
+        offer = await connector.create_readable(nc.Descriptor(source[begin:end]))
+        read = await other.begin_read(offer.metadata(), nc.Descriptor(target[begin:end]))
+        await read.wait_for_completion()
+        await offer.wait_for_completion()
+        assert np.array_equal(source[begin:end], target[begin:end])
+
+    small = await connector.create_readable(nc.Descriptor(source[1000:2000]))
+    small_too = nc.Descriptor(target[1000:2000])
+    small_too.register_with_connector(await other._create_connection())
+    for cut in [(1000, 2000), (0, 100_000), (5000, 6000), (1500, 1600), (500, 50_000)]:
+        await part(*cut)
+    small.cancel()
+
+
 async def test_a_withdrawn_offer_releases_its_memory(connector: nc.Connector) -> None:
     data = bytearray(4096)
     offer = await connector.create_readable(nc.Descriptor(data))
@@ -278,17 +312,31 @@ async def test_a_wait_of_its_own_can_time_out(connector: nc.Connector, other: nc
     assert target == b"abc"
 
 
-async def test_a_failed_peer_is_told_of(connector: nc.Connector, other: nc.Connector) -> None:
-    """A read of memory that is not offered any more fails on the active side by its deadline
-    or by NIXL's refusal, and other operations go on."""
-    offer = await connector.create_readable(nc.Descriptor(bytearray(b"abc")))
-    metadata = offer.metadata()
-    # The agent itself knows that the region is gone.
-    offer.cancel()
-    read = await connector.begin_read(metadata, nc.Descriptor(bytearray(3)))
-    with pytest.raises(nc.BackendError, match="refused the transfer"):
+async def test_what_is_withdrawn_lingers_for_who_was_told(other: nc.Connector) -> None:
+    with nc.Connector(linger=30) as connector:
+        offer = await connector.create_readable(nc.Descriptor(bytearray(b"abc")))
+        metadata = offer.metadata()
+        offer.cancel()
+        target = bytearray(3)
+        read = await other.begin_read(metadata, nc.Descriptor(target))
         await read.wait_for_completion(timeout=30)
-    await move("read", connector, other, [10])
+        assert target == b"abc"
+        # The peer's end is the end of it.
+        assert offer._core.wait(_core.RELEASED, 20)
+        assert offer.status is nc.OperationStatus.CANCELLED
+
+
+async def test_what_is_gone_is_refused(other: nc.Connector) -> None:
+    with nc.Connector(linger=0) as connector:
+        offer = await connector.create_readable(nc.Descriptor(bytearray(b"abc")))
+        metadata = offer.metadata()
+        offer.cancel()
+        assert offer._core.wait(_core.RELEASED, 20)
+        # The agent itself knows that the region is gone.
+        read = await connector.begin_read(metadata, nc.Descriptor(bytearray(3)))
+        with pytest.raises(nc.BackendError, match="not offered any more"):
+            await read.wait_for_completion(timeout=30)
+        await move("read", connector, other, [10])
 
 
 async def test_close_ends_what_waits(other: nc.Connector) -> None:
