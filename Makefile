@@ -45,6 +45,7 @@ $(STAMPS)/googletest:
 	@mkdir -p $(STAMPS)
 	@test -e /usr/include/gmock/gmock.h || $(MAKE) --no-print-directory apt PACKAGES="libgtest-dev libgmock-dev"
 	# With libefa here, bare NIXL crashes when a process exits; one test shows that we don't.
+	@command -v ip >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=iproute2 || true
 	@ldconfig -p | grep -q libefa || $(MAKE) --no-print-directory apt PACKAGES=ibverbs-providers || true
 	@touch $@
 
@@ -109,6 +110,14 @@ stubs: $(STAMPS)/package
 
 clean:
 	rm -rf $(BUILD) $(VENV)
+
+# A million small operations and thousands of large ones; a few minutes.
+.PHONY: soak
+soak: $(STAMPS)/test-tools
+	$(BIN)/python -m pip install -q matplotlib
+	$(BIN)/python tests/python/soak.py --operations 1000000 --plot $(BUILD)/soak-small.svg
+	$(BIN)/python tests/python/soak.py --operations 5000 --size 16777216 --in-flight 4 \
+	  --plot $(BUILD)/soak-large.svg
 
 .PHONY: bench
 bench: $(STAMPS)/test-tools

@@ -131,6 +131,9 @@ class Connector:
 
     def agent_metadata(self) -> bytes: ...
 
+    def stats(self) -> dict:
+        """What the connector has done and holds, by name."""
+
     def close(self) -> None: ...
 
     @property

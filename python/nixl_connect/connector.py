@@ -374,6 +374,17 @@ class Connector:
         self._core.wait_started()
         return WriteOperation(self._shared(), local_descriptors, remote_metadata, timeout)
 
+    def stats(self) -> dict[str, int]:
+        """What the connector has done and holds at this moment.
+
+        Operations that have ended and let go of their memory (``complete``, ``cancelled``,
+        ``errored``); passive ones that wait for a peer or linger (``waiting``); transfers that
+        NIXL has not ended (``in_flight``); ``registered_regions``; ``peers`` that are loaded;
+        ``notifications_matched``, and ``notifications_unknown``: late, duplicate and foreign
+        ones, counted and dropped. Asks the engine, and starts it if need be.
+        """
+        return self._core.stats()
+
     async def initialize(self) -> None:
         """Deprecated: does nothing. The agent is made when it is needed."""
 

@@ -149,6 +149,27 @@ void init_connector(nb::module_& m) {
              }();
              return nb::bytes(blob.data(), blob.size());
            })
+      .def(
+          "stats",
+          [](PythonConnector& connector) {
+            release_abandoned();
+            const ConnectorStats stats = [&] {
+              const Unlocked unlocked;
+              return connector.stats();
+            }();
+            nb::dict result;
+            result["complete"] = stats.complete;
+            result["cancelled"] = stats.cancelled;
+            result["errored"] = stats.errored;
+            result["waiting"] = stats.waiting;
+            result["in_flight"] = stats.in_flight;
+            result["registered_regions"] = stats.registered_regions;
+            result["peers"] = stats.peers;
+            result["notifications_matched"] = stats.notifications_matched;
+            result["notifications_unknown"] = stats.notifications_unknown;
+            return result;
+          },
+          "What the connector has done and holds, by name.")
       .def("close",
            [](PythonConnector& connector) {
              {

@@ -1,0 +1,178 @@
+"""Two hosts: network namespaces of this test's own, joined by a veth pair and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from conftest import OURS, PEER, Peer
+from test_processes import move
+
+IP = shutil.which("ip")
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def namespaces_can_be_made() -> bool:
+    if IP is None or os.geteuid() != 0:
+        return False
+    name = f"nixl-probe-{os.getpid()}"
+    made = subprocess.run([IP, "netns", "add", name], capture_output=True, check=False)
+    if made.returncode == 0:
+        run(IP, "netns", "del", name)
+    return made.returncode == 0
+
+
+pytestmark = pytest.mark.skipif(
+    not namespaces_can_be_made(), reason="needs ip (iproute2) and the right to make namespaces"
+)
+
+
+class Hosts:
+    """Two namespaces; the names and the veth pair go with them."""
+
+    def __init__(self) -> None:
+        self.names = [f"nixl-{os.getpid()}-{side}" for side in ("a", "b")]
+        self.links = [f"nv{os.getpid() % 100000}{side}" for side in ("a", "b")]
+
+    def make(self) -> None:
+        assert IP is not None
+        for name in self.names:
+            run(IP, "netns", "add", name)
+        run(IP, "link", "add", self.links[0], "type", "veth", "peer", "name", self.links[1])
+        for i, (name, link) in enumerate(zip(self.names, self.links, strict=True)):
+            run(IP, "link", "set", link, "netns", name)
+            run(IP, "-n", name, "addr", "add", f"10.99.0.{i + 1}/24", "dev", link)
+            run(IP, "-n", name, "link", "set", link, "up")
+            run(IP, "-n", name, "link", "set", "lo", "up")
+
+    def remove(self) -> None:
+        assert IP is not None
+        for name in self.names:
+            subprocess.run([IP, "netns", "del", name], capture_output=True, check=False)
+
+    def link(self, state: str) -> None:
+        assert IP is not None
+        run(IP, "-n", self.names[0], "link", "set", self.links[0], state)
+
+    def impair(self, *netem: str) -> bool:
+        """Loss or delay in both directions; False where the kernel has no netem."""
+        for name, link in zip(self.names, self.links, strict=True):
+            command = ["tc", "-n", name, "qdisc", "replace", "dev", link, "root", "netem", *netem]
+            if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+                return False
+        return True
+
+    async def start(self, side: int) -> Peer:
+        assert IP is not None
+        process = await asyncio.create_subprocess_exec(
+            *(IP, "netns", "exec", self.names[side], sys.executable, str(PEER), OURS, "host"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            limit=1 << 26,
+            env={
+                **os.environ,
+                "UCX_NET_DEVICES": self.links[side],
+                "UCX_TLS": "tcp",
+                # Notice a dead link within seconds.
+                "UCX_TCP_KEEPIDLE": "2s",
+                "UCX_TCP_KEEPINTVL": "1s",
+                "UCX_TCP_KEEPCNT": "3",
+                "UCX_LOG_LEVEL": "fatal",
+                "NIXL_LOG_LEVEL": "FATAL",
+            },
+        )
+        return Peer(process)
+
+
+Start = Callable[[int], Awaitable[Peer]]
+
+
+@pytest.fixture
+async def hosts() -> AsyncIterator[Hosts]:
+    made = Hosts()
+    try:
+        made.make()
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+async def start(hosts: Hosts) -> AsyncIterator[Start]:
+    peers: list[Peer] = []
+
+    async def start_on(side: int) -> Peer:
+        peers.append(await hosts.start(side))
+        return peers[-1]
+
+    yield start_on
+    for peer in peers:
+        if peer.process.returncode is None:
+            peer.process.kill()
+            await peer.process.wait()
+
+
+async def test_moves_between_two_hosts(start: Start) -> None:
+    left, right = await asyncio.gather(start(0), start(1))
+    for kind in ("read", "write"):
+        await move(left, right, kind, [1, 4096, 8 << 20], 1)
+        await move(right, left, kind, [100_000], 2)
+    await asyncio.gather(*[move(left, right, "read", [1000], seed) for seed in range(64)])
+
+
+@pytest.mark.parametrize(
+    "netem", [("delay", "5ms"), ("loss", "2%"), ("delay", "2ms", "loss", "1%")]
+)
+async def test_loss_and_delay(hosts: Hosts, start: Start, netem: tuple[str, ...]) -> None:
+    if not hosts.impair(*netem):
+        pytest.skip("the kernel has no netem")
+    left, right = await asyncio.gather(start(0), start(1))
+    for kind in ("read", "write"):
+        await move(left, right, kind, [1, 4096, 1 << 20], 1)
+    await asyncio.gather(*[move(left, right, "read", [1000], seed) for seed in range(32)])
+
+
+async def test_a_link_that_goes_down_and_comes_back(hosts: Hosts, start: Start) -> None:
+    left, right = await asyncio.gather(start(0), start(1))
+    await move(left, right, "read", [4096], 1)
+
+    size = [256 << 20]
+    offer = await left.ask("offer", kind="read", sizes=size, seed=1, timeout=8)
+    metadata = offer["metadata"]
+    waiting = asyncio.create_task(left.ask("wait", key=metadata["notification_key"]))
+    request: dict[str, Any] = {"kind": "read", "sizes": size, "seed": 1, "metadata": metadata}
+    moving = asyncio.create_task(right.ask("begin", timeout=8, **request))
+    await asyncio.sleep(0.1)
+    hosts.link("down")
+    moved, waited = await asyncio.wait_for(asyncio.gather(moving, waiting), 60)
+    failures = {"DeadlineExceededError", "PeerDisconnectedError", "PeerUnreachableError"}
+    assert moved.get("error") in failures or moved.get("right"), json.dumps(moved)
+    assert "error" in waited or waited["status"] == "DONE", waited
+
+    hosts.link("up")
+
+    async def again() -> None:
+        """The next operation works, when the two have found each other again."""
+        for seed in range(20):
+            offer = await left.ask("offer", kind="read", sizes=[4096], seed=seed, timeout=10)
+            metadata = offer["metadata"]
+            reply = await right.ask(
+                "begin", kind="read", sizes=[4096], seed=seed, metadata=metadata, timeout=5
+            )
+            if reply.get("right"):
+                return
+            await asyncio.sleep(0.5)
+        raise AssertionError(reply)
+
+    await asyncio.wait_for(again(), 100)
+    await asyncio.wait_for(move(left, right, "write", [4096], 9), 60)
