@@ -111,6 +111,20 @@ stubs: $(STAMPS)/package
 clean:
 	rm -rf $(BUILD) $(VENV)
 
+# The coverage-guided fuzzer, for SECONDS; what it finds new is added to the corpus.
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: $(STAMPS)/venv $(STAMPS)/toolchain
+	@command -v clang++ >/dev/null || $(MAKE) --no-print-directory apt PACKAGES="clang libclang-rt-14-dev"
+	$(BIN)/cmake -S . -B $(BUILD)/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
+	  -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DNIXL_CONNECT_BUILD_FUZZERS=ON -DNIXL_CONNECT_SANITIZE=address,undefined >/dev/null
+	$(BIN)/cmake --build $(BUILD)/fuzz --target metadata_fuzzer
+	mkdir -p $(BUILD)/fuzz/found
+	$(BUILD)/fuzz/metadata_fuzzer -max_total_time=$(SECONDS) -max_len=4096 -print_final_stats=1 \
+	  $(BUILD)/fuzz/found tests/fuzz/corpus
+	$(BUILD)/fuzz/metadata_fuzzer -merge=1 tests/fuzz/corpus $(BUILD)/fuzz/found
+
 # A million small operations and thousands of large ones; a few minutes.
 .PHONY: soak
 soak: $(STAMPS)/test-tools

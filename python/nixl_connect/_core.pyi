@@ -131,7 +131,7 @@ class Connector:
 
     def agent_metadata(self) -> bytes: ...
 
-    def stats(self) -> dict:
+    def stats(self) -> dict[str, int]:
         """What the connector has done and holds, by name."""
 
     def close(self) -> None: ...

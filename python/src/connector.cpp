@@ -169,6 +169,7 @@ void init_connector(nb::module_& m) {
             result["notifications_unknown"] = stats.notifications_unknown;
             return result;
           },
+          nb::sig("def stats(self) -> dict[str, int]"),
           "What the connector has done and holds, by name.")
       .def("close",
            [](PythonConnector& connector) {
