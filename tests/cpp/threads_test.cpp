@@ -16,7 +16,17 @@ using std::chrono::seconds;
 using testing::Buffer;
 using testing::end_of;
 
-class Threads : public testing::FakeTest {};
+class Threads : public testing::FakeTest {
+ protected:
+  Threads() {
+    // Offers are cancelled under transfers here, which the memory must outlive.
+    auto options = testing::fake_options("left");
+    options.linger = seconds(3);
+    left = std::make_unique<Connector>(options);
+    options.name = "right";
+    right = std::make_unique<Connector>(options);
+  }
+};
 
 TEST_F(Threads, RandomOperationsEndRight) {
   constexpr unsigned kThreads = 6;
