@@ -12,13 +12,12 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any
 
+import nixl_connect as nc
 import numpy as np
 import uvloop
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
-
-import nixl_connect as nc
 
 Status = nc.OperationStatus
 PATIENCE = 60
@@ -133,9 +132,7 @@ class Histories(RuleBasedStateMachine):
     def wait(self, move: Move, where: int) -> None:
         for operation in (move.passive, move.active):
             if operation is not None:
-                self.waits.append(
-                    self.loops[where].submit(operation.wait_for_completion(PATIENCE))
-                )
+                self.waits.append(self.loops[where].submit(operation.wait_for_completion(PATIENCE)))
 
     @rule(move=begun, where=st.integers(0, 1))
     def give_up_waiting(self, move: Move, where: int) -> None:
@@ -176,14 +173,14 @@ class Histories(RuleBasedStateMachine):
         for operation in (move.active, move.passive):
             if operation is None or (operation is move.passive and move.active is None):
                 continue
+            failure = None
             try:
                 operation.wait(PATIENCE)
             except nc.TransferError as error:
-                assert move.disturbed, repr(error)
-                assert operation.status is Status.ERRORED
-            else:
-                assert operation.status in (Status.COMPLETE, Status.CANCELLED)
-                assert operation.status is Status.COMPLETE or move.disturbed
+                failure = error
+            ends = (Status.COMPLETE, Status.CANCELLED) if failure is None else (Status.ERRORED,)
+            assert operation.status in ends, repr(failure)
+            assert operation.status is Status.COMPLETE or move.disturbed, repr(failure)
         move.check()
 
     def teardown(self) -> None:
