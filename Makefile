@@ -4,8 +4,8 @@
 PYTHON ?= python3
 NIXL ?= cu12
 NIXL_VERSION ?= 1.5.1
-# Versions of NIXL that the same binary is tested with, beside NIXL_VERSION.
-NIXL_OLDER ?= 1.0.1 1.4.0
+# Wheels of NIXL that the same binary is tested with, beside that one.
+NIXL_OTHERS ?= nixl-cu12==1.0.1 nixl-cu12==1.4.0 nixl-cu13==1.5.1
 
 BUILD := build
 VENV := $(CURDIR)/.venv
@@ -65,8 +65,8 @@ $(STAMPS)/test-tools: $(STAMPS)/package
 	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[test]"
 	# NIXL's Python package for the incumbent; its own requirements would bring all variants.
 	$(BIN)/python -m pip install -q --no-deps nixl==$(NIXL_VERSION)
-	for version in $(NIXL_OLDER); do \
-	  $(BIN)/python -m pip install -q --no-deps --upgrade --target $(BUILD)/nixl/$$version nixl-$(NIXL)==$$version || exit 1; \
+	for wheel in $(NIXL_OTHERS); do \
+	  $(BIN)/python -m pip install -q --no-deps --upgrade --target $(BUILD)/nixl/$$wheel $$wheel || exit 1; \
 	done
 	@touch $@
 

@@ -554,6 +554,7 @@ void EngineLoop::complete(const Operation& operation) {
 }
 
 void EngineLoop::fail(const Operation& operation, Failure failure) {
+  failure.message += " (after " + seconds(Clock::now() - operation->began) + ")";
   operation->finish(OperationStatus::errored, std::move(failure));
 }
 
@@ -570,8 +571,7 @@ Failure EngineLoop::transfer_failure(const ConnectionState& operation,
   const bool reached = operation.peer->reached;
   return {reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
           operation.describe() + ": the peer " +
-              (reached ? "has disconnected" : "could not be reached") + " after " +
-              seconds(Clock::now() - operation.began) + ": " + error.what()};
+              (reached ? "has disconnected: " : "could not be reached: ") + error.what()};
 }
 
 void EngineLoop::tell_failure(const ConnectionState& operation) {

@@ -145,13 +145,13 @@ async def test_others_notice_nothing(start_peer: StartPeer) -> None:
     left, right = await pair(start_peer, ALL, True)
 
     async def steady() -> None:
-        for round_ in range(20):
+        for round_ in range(4):
             await asyncio.gather(
                 *[
                     move(*side, kind, [1000], round_)
                     for side in ((left, right), (right, left))
                     for kind in ("read", "write")
-                    for _ in range(8)
+                    for _ in range(64)
                 ]
             )
 
