@@ -169,6 +169,12 @@ class Connector:
     progress_thread
         Have NIXL run a progress thread of its own. It is not needed, and burns most of a core
         on hosts without RDMA.
+    spin
+        Seconds that the engine keeps polling at full speed after something has happened:
+        latency, for processor time.
+    max_pause
+        The longest pause, in seconds, between two polls while an operation is pending: what an
+        offer that waits costs, against how soon its peer is answered.
     nixl_library
         Path of ``libnixl_capi.so``; found by itself when None: the environment variable
         ``NIXL_CONNECT_NIXL_LIBRARY``, a copy loaded in this process, NIXL's wheels, the
@@ -193,6 +199,8 @@ class Connector:
         linger: float = 10.0,
         auth_key: bytes | None = None,
         progress_thread: bool = False,
+        spin: float = 200e-6,
+        max_pause: float = 1e-3,
         nixl_library: str | None = None,
     ) -> None:
         if worker_id is None:
@@ -202,8 +210,7 @@ class Connector:
                 f"worker_id: expected a str that is not empty, or None, got {worker_id!r}"
             )
         if default_timeout is not None:
-            check_timeout(default_timeout)
-        check_timeout(linger)
+            check_timeout(default_timeout, "default_timeout")
         self._auth_key = check_auth_key(auth_key)
         self._worker_id = worker_id
         self._hostname = socket.gethostname()
@@ -213,12 +220,12 @@ class Connector:
             backend=backend,
             backend_parameters=dict(backend_parameters or {}),
             default_timeout=default_timeout,
-            linger=linger,
+            linger=check_timeout(linger, "linger"),
             progress_thread=progress_thread,
             nixl_library=nixl_library or "",
             nixl_library_candidates=nixl_library_candidates(),
-            spin=200e-6,
-            max_pause=1e-3,
+            spin=check_timeout(spin, "spin"),
+            max_pause=check_timeout(max_pause, "max_pause"),
         )
         _open[id(self)] = self
 

@@ -79,11 +79,11 @@ def _core_timeout(timeout: float | Default | None) -> float | None:
     return -1.0 if timeout is None else check_timeout(timeout)
 
 
-def check_timeout(timeout: float) -> float:
+def check_timeout(timeout: float, argument: str = "timeout") -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout: expected seconds or None, got {type(timeout).__name__}")
+        raise TypeError(f"{argument}: expected seconds or None, got {type(timeout).__name__}")
     if not timeout >= 0:
-        raise ValueError(f"timeout: expected 0 seconds or more, got {timeout}")
+        raise ValueError(f"{argument}: expected 0 seconds or more, got {timeout}")
     return float(timeout)
 
 

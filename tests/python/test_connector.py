@@ -103,6 +103,7 @@ async def test_a_restarted_worker_keeps_its_name(other: nc.Connector) -> None:
     "options",
     [
         {"progress_thread": True},
+        {"spin": 0, "max_pause": 0.01},
         {"backend_parameters": {"ucx_error_handling_mode": "none"}},
         {"backend_parameters": {"num_workers": "2"}},
     ],

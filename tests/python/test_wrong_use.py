@@ -203,8 +203,9 @@ async def test_timeouts_are_seconds(connector: nc.Connector, timeout: float) -> 
     local = nc.Descriptor(bytearray(1))
     with pytest.raises(ValueError, match="timeout: expected 0 seconds or more"):
         await connector.create_readable(local, timeout=timeout)
-    with pytest.raises(ValueError, match="timeout: expected 0 seconds or more"):
-        nc.Connector(default_timeout=timeout)
+    for argument in ("default_timeout", "linger", "spin", "max_pause"):
+        with pytest.raises(ValueError, match=f"{argument}: expected 0 seconds or more"):
+            nc.Connector(**{argument: timeout})  # type: ignore[arg-type]
     operation = await connector.create_readable(local)
     with pytest.raises(ValueError, match="timeout: expected 0 seconds or more"):
         await operation.wait_for_completion(timeout=timeout)
