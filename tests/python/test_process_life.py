@@ -220,6 +220,8 @@ def test_ctrl_c_ends_a_blocking_wait() -> None:
         """
 import os, signal, threading
 import nixl_connect as nc
+# Even where the signal is ignored from the start, as in a shell's background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 a = nc.Connector()
 offer = a.create_readable_blocking(nc.Descriptor(bytearray(10)))
 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
