@@ -98,6 +98,7 @@ class AbstractOperation(ABC):
     Thread safety: every member may be used from any thread and any event loop.
     """
 
+    @abstractmethod
     def __init__(
         self,
         connection: Connection,
@@ -134,7 +135,6 @@ class AbstractOperation(ABC):
         local = self._local_desc_list
         return local if isinstance(local, list) else [local]
 
-    @abstractmethod
     async def wait_for_completion(self, timeout: float | None = None) -> None:
         """Wait, without blocking the event loop, until the operation has ended.
 
@@ -248,6 +248,7 @@ class AbstractOperation(ABC):
 class PassiveOperation(AbstractOperation):
     """The side that offers memory and waits for a peer to act."""
 
+    @abstractmethod
     def __init__(
         self,
         connection: Connection,
@@ -294,6 +295,7 @@ class PassiveOperation(AbstractOperation):
 class ActiveOperation(AbstractOperation):
     """The side that was given metadata, and reads or writes."""
 
+    @abstractmethod
     def __init__(
         self,
         connection: Connection,
@@ -345,9 +347,6 @@ class ReadableOperation(PassiveOperation):
     ) -> None:
         super().__init__(connection, OperationKind.READ, local_descriptors, timeout)
 
-    async def wait_for_completion(self, timeout: float | None = None) -> None:
-        await super().wait_for_completion(timeout)
-
 
 class WritableOperation(PassiveOperation):
     """Memory that a peer may write; complete when it has.
@@ -369,9 +368,6 @@ class WritableOperation(PassiveOperation):
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         super().__init__(connection, OperationKind.WRITE, local_descriptors, timeout)
-
-    async def wait_for_completion(self, timeout: float | None = None) -> None:
-        await super().wait_for_completion(timeout)
 
 
 class ReadOperation(ActiveOperation):
@@ -400,9 +396,6 @@ class ReadOperation(ActiveOperation):
             connection, OperationKind.READ, local_descriptors, remote_metadata, timeout
         )
 
-    async def wait_for_completion(self, timeout: float | None = None) -> None:
-        await super().wait_for_completion(timeout)
-
 
 class WriteOperation(ActiveOperation):
     """Writes to what a `WritableOperation` offers; under way from the moment it is made.
@@ -429,9 +422,6 @@ class WriteOperation(ActiveOperation):
         super().__init__(
             connection, OperationKind.WRITE, local_descriptors, remote_metadata, timeout
         )
-
-    async def wait_for_completion(self, timeout: float | None = None) -> None:
-        await super().wait_for_completion(timeout)
 
 
 class Remote:

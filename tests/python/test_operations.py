@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 from typing import Any
 
 import nixl_connect as nc
@@ -176,6 +177,13 @@ async def test_operations_can_be_constructed(connector: nc.Connector) -> None:
     ]:
         assert isinstance(operation, abstract)
         assert isinstance(operation, nc.AbstractOperation)
+
+
+def test_bases_are_abstract() -> None:
+    for base in (nc.AbstractOperation, nc.PassiveOperation, nc.ActiveOperation):
+        assert inspect.isabstract(base)
+        with pytest.raises(TypeError, match="abstract"):
+            base()  # type: ignore[abstract,call-arg]
 
 
 async def test_context_managers(connector: nc.Connector, other: nc.Connector) -> None:
