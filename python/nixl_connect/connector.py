@@ -214,7 +214,6 @@ class Connector:
         self._auth_key = check_auth_key(auth_key)
         self._worker_id = worker_id
         self._hostname = socket.gethostname()
-        self._shared_connection: Connection | None = None
         self._core = _core.Connector(
             name=worker_id,
             backend=backend,
@@ -227,6 +226,7 @@ class Connector:
             spin=check_timeout(spin, "spin"),
             max_pause=check_timeout(max_pause, "max_pause"),
         )
+        self._shared_connection = Connection(self, self._core.next_connection_number())
         _open[id(self)] = self
 
     @property
@@ -368,7 +368,7 @@ class Connector:
     ) -> ReadOperation:
         """As `begin_read`, for threads without an event loop."""
         self._core.wait_started()
-        return ReadOperation(self._shared(), remote_metadata, local_descriptors, timeout)
+        return ReadOperation(self._shared_connection, remote_metadata, local_descriptors, timeout)
 
     def begin_write_blocking(
         self,
@@ -379,7 +379,7 @@ class Connector:
     ) -> WriteOperation:
         """As `begin_write`, for threads without an event loop."""
         self._core.wait_started()
-        return WriteOperation(self._shared(), local_descriptors, remote_metadata, timeout)
+        return WriteOperation(self._shared_connection, local_descriptors, remote_metadata, timeout)
 
     def stats(self) -> dict[str, int]:
         """What the connector has done and holds at this moment.
@@ -451,11 +451,6 @@ class Connector:
     async def _create_connection(self) -> Connection:
         """The connector's shared connection, the same at each call; makes the agent."""
         await self._started()
-        return self._shared()
-
-    def _shared(self) -> Connection:
-        if self._shared_connection is None:
-            self._shared_connection = Connection(self, self._core.next_connection_number())
         return self._shared_connection
 
     def _connection_named(self, name: str) -> Connection:
@@ -475,7 +470,7 @@ class Connector:
         timeout: float | Default | None,
     ) -> OperationT:
         await self._started()
-        return await operation(self._shared(), local_descriptors, timeout)._made_ready()  # type: ignore[call-arg,arg-type]
+        return await operation(self._shared_connection, local_descriptors, timeout)._made_ready()  # type: ignore[call-arg,arg-type]
 
     def _create_blocking(
         self,
@@ -484,7 +479,7 @@ class Connector:
         timeout: float | Default | None,
     ) -> OperationT:
         self._core.wait_started()
-        made = operation(self._shared(), local_descriptors, timeout)  # type: ignore[call-arg,arg-type]
+        made = operation(self._shared_connection, local_descriptors, timeout)  # type: ignore[call-arg,arg-type]
         made._core.wait(_core.READY, None)
         made._raise_failure()
         return made
@@ -496,7 +491,7 @@ class Connector:
         timeout: float | Default | None,
     ) -> ReadOperation:
         await self._started()
-        return ReadOperation(self._shared(), remote_metadata, local_descriptors, timeout)
+        return ReadOperation(self._shared_connection, remote_metadata, local_descriptors, timeout)
 
     async def _begin_write(
         self,
@@ -505,7 +500,7 @@ class Connector:
         timeout: float | Default | None,
     ) -> WriteOperation:
         await self._started()
-        return WriteOperation(self._shared(), local_descriptors, remote_metadata, timeout)
+        return WriteOperation(self._shared_connection, local_descriptors, remote_metadata, timeout)
 
 
 # By identity: connectors of one name are equal, and each has an agent of its own.

@@ -57,7 +57,7 @@ def test_constructors_need_no_loop() -> None:
     connector = nc.Connector()
     descriptor = nc.Descriptor(bytearray(10))
     asyncio.run(move(connector, connector, 1))
-    operation = nc.ReadableOperation(connector._shared(), descriptor)
+    operation = nc.ReadableOperation(connector._shared_connection, descriptor)
     assert operation.metadata().descriptors[0].size == 10
     connector.close()
 

@@ -70,7 +70,7 @@ threading.Thread(target=wait, daemon=True).start()
     "in a cycle": """
 a = nc.Connector(); asyncio.run(move(a, a))
 cycle = [a, nc.Descriptor(bytearray(10))]; cycle.append(cycle)
-cycle[1].register_with_connector(a._shared())
+cycle[1].register_with_connector(a._shared_connection)
 del a, cycle
 """,
     "garbage collected while in use": """
@@ -162,8 +162,8 @@ if child == 0:
         told(offer.wait)
         told(offer.cancel)
         told(lambda: asyncio.run(move(a, a)))
-        told(lambda: local.register_with_connector(a._shared()))
-        told(lambda: a._shared().metadata)
+        told(lambda: local.register_with_connector(a._shared_connection))
+        told(lambda: a._shared_connection.metadata)
         # UCX does not survive the fork, whose ever the agent is.
         told(unused.create_readable_blocking, local)
         told(lambda: asyncio.run(move(nc.Connector(), unused)))
