@@ -161,7 +161,7 @@ class Connector:
         Seconds that the memory of a passive operation stays registered and alive which was
         cancelled, or whose deadline has passed, after its metadata was taken: a peer's transfer
         may be under way, and without RDMA hardware nothing else keeps its bytes out. It ends
-        sooner when the peer reports its end.
+        sooner when the peer reports its end; with ``math.inf`` only then, or at `close`.
     auth_key
         A secret of 16 bytes or more that workers share. What operations send is then signed
         with it (HMAC-SHA256), and metadata is refused, before it is parsed, that is not signed

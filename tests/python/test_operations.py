@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import math
 from typing import Any
 
 import nixl_connect as nc
@@ -321,7 +322,7 @@ async def test_a_wait_of_its_own_can_time_out(connector: nc.Connector, other: nc
 
 
 async def test_what_is_withdrawn_lingers_for_who_was_told(other: nc.Connector) -> None:
-    with nc.Connector(linger=30) as connector:
+    with nc.Connector(linger=math.inf) as connector:
         offer = await connector.create_readable(nc.Descriptor(bytearray(b"abc")))
         metadata = offer.metadata()
         offer.cancel()
