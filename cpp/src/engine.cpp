@@ -540,7 +540,7 @@ Clock::time_point EngineLoop::next_look(bool worked) {
 }
 
 void EngineLoop::complete(const Operation& operation) {
-  if (operation->peer != nullptr) operation->peer->reached = true;
+  if (operation->peer != nullptr) peers_.succeeded(*operation->peer);
   // Memory that nobody keeps alive for us may be freed by whoever learns of the end.
   const bool unowned = std::any_of(operation->local.begin(), operation->local.end(),
                                    [](const Descriptor& d) { return d.owner == nullptr; });
@@ -562,7 +562,7 @@ void EngineLoop::break_off(const Operation& operation, const AgentError& error) 
   fail(operation, transfer_failure(*operation, error));
   if (!operation->peer->broken) tell_failure(*operation);
   operation->peer->broken = true;
-  peers_.retire(*operation->peer);
+  peers_.failed(*operation->peer);
   land(operation);
 }
 

@@ -9,6 +9,10 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
 
+/// How long a peer that could not be loaded is left alone at first, and at most.
+constexpr std::chrono::milliseconds kFirstPause{20};
+constexpr std::chrono::milliseconds kLongestPause{2000};
+
 Region everywhere(const Region& like) {
   return {like.type, like.device, 1, std::numeric_limits<std::size_t>::max() - 1};
 }
@@ -72,7 +76,7 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   const std::string name(offer.blob->agent());
   if (name == agent_.name()) {
     // An agent knows its own regions, and cannot load its own metadata.
-    return std::make_shared<Peer>(agent_, name, true);
+    return std::make_shared<Peer>(agent_, name, name, true);
   }
 
   bool keys_differ = !has_one_key_at_each_place(offer);
@@ -96,22 +100,54 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
     current_.erase(it);
   }
 
+  const auto failures = failures_.find(name);
+  if (failures != failures_.end() && failures->second.address == offer.address &&
+      std::chrono::steady_clock::now() < failures->second.until) {
+    throw AgentError("load_remote_md, of a peer that could not be loaded a moment ago",
+                     capi::kBackend);
+  }
   make_room();
-  auto peer = std::make_shared<Peer>(agent_, name + "#" + std::to_string(++loadings_), false);
+  auto peer = std::make_shared<Peer>(agent_, name, name + "#" + std::to_string(++loadings_), false);
   peer->address = offer.address;
   peer->keys_differ = keys_differ;
   peer->used = ++uses_;
   missing.clear();
   fits(*peer, offer, missing);
-  load(*peer, missing);
+  try {
+    load(*peer, missing);
+  } catch (const AgentError&) {
+    note_failure(name, offer.address);
+    throw;
+  }
   current_.emplace(name, peer);
   return peer;
 }
 
-void PeerTable::retire(const Peer& peer) {
-  const auto it = std::find_if(current_.begin(), current_.end(),
-                               [&](const auto& entry) { return entry.second.get() == &peer; });
-  if (it != current_.end()) current_.erase(it);
+void PeerTable::failed(const Peer& peer) {
+  const auto it = current_.find(peer.name);
+  if (it == current_.end() || it->second.get() != &peer) return;
+  current_.erase(it);
+}
+
+void PeerTable::succeeded(Peer& peer) {
+  if (peer.reached) return;
+  peer.reached = true;
+  failures_.erase(peer.name);
+}
+
+void PeerTable::note_failure(const std::string& name, std::string_view address) {
+  const auto now = std::chrono::steady_clock::now();
+  if (failures_.size() >= max_peers_) {
+    std::erase_if(failures_, [&](const auto& entry) { return entry.second.until < now; });
+  }
+  const auto [it, first] = failures_.try_emplace(name);
+  Failures& failures = it->second;
+  const bool again = !first && failures.address == address;
+  failures.pause =
+      again ? std::min<std::chrono::steady_clock::duration>(2 * failures.pause, kLongestPause)
+            : kFirstPause;
+  failures.address = address;
+  failures.until = now + failures.pause;
 }
 
 bool PeerTable::fits(const Peer& peer, const RemoteOffer& offer,

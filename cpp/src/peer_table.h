@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -37,14 +38,16 @@ struct RemoteOffer {
 /// it is current, and each operation that uses it.
 class Peer {
  public:
-  Peer(Agent& agent, std::string name_here, bool self)
-      : alias(std::move(name_here)), is_self(self), agent_(agent) {}
+  Peer(Agent& agent, std::string its_name, std::string name_here, bool self)
+      : name(std::move(its_name)), alias(std::move(name_here)), is_self(self), agent_(agent) {}
   Peer(const Peer&) = delete;
   Peer& operator=(const Peer&) = delete;
   ~Peer() {
     if (!is_self) agent_.forget_remote(alias);
   }
 
+  /// What it calls itself.
+  const std::string name;
   /// What NIXL calls it here.
   const std::string alias;
   /// Whether it is this agent.
@@ -79,10 +82,12 @@ class Peer {
 /// its own endpoint and regions. What flies under the old alias goes on; NIXL forgets that
 /// alias when the last of its flights has ended. Nothing waits, and nobody else notices.
 ///
-/// An endpoint that is forgotten keeps its descriptors until the agent goes (NIXL 1.5.1), so
-/// loading afresh is kept rare. Without RDMA every region of a peer has the same remote key,
-/// byte for byte, which is then loaded once, for all addresses: whatever the peer offers later
-/// is there already. What an operation may touch is what its own metadata says, checked before.
+/// An endpoint that is forgotten, or could not be made, keeps its descriptors until the agent
+/// goes (NIXL 1.5.1), so loading afresh is kept rare: a peer that cannot be loaded is left alone
+/// for a while, twice as long each time, and what is asked of it fails at once. Without RDMA every
+/// region of a peer has the same remote key, byte for byte, which is then loaded once, for all
+/// addresses: whatever the peer offers later is there already. What an operation may touch is what
+/// its own metadata says, checked before.
 ///
 /// Thread safety: used by the engine's thread.
 class PeerTable {
@@ -93,16 +98,26 @@ class PeerTable {
         max_regions_(max_regions),
         max_peers_(max_peers) {}
 
-  /// Makes the offer's regions usable. Throws `AgentError` when NIXL refuses them.
+  /// Makes the offer's regions usable. Throws `AgentError` when NIXL refuses them, or did so a
+  /// moment ago.
   std::shared_ptr<Peer> admit(const RemoteOffer& offer);
 
-  /// The peer's next operation has it loaded afresh.
-  void retire(const Peer& peer);
+  /// A transfer has failed: the peer's next operation has it loaded afresh.
+  void failed(const Peer& peer);
+  /// A transfer has succeeded.
+  void succeeded(Peer& peer);
 
   std::size_t size() const noexcept { return current_.size(); }
 
  private:
   /// Adds what is not loaded yet to `missing`. Returns false when it would clash.
+  struct Failures {
+    std::string address;
+    std::chrono::steady_clock::duration pause;
+    std::chrono::steady_clock::time_point until;
+  };
+
+  void note_failure(const std::string& name, std::string_view address);
   bool fits(const Peer& peer, const RemoteOffer& offer, std::vector<Blob::Element>& missing) const;
   void load(Peer& peer, const std::vector<Blob::Element>& elements);
   void make_room();
@@ -114,6 +129,7 @@ class PeerTable {
   std::uint64_t loadings_ = 0;
   std::uint64_t uses_ = 0;
   std::unordered_map<std::string, std::shared_ptr<Peer>> current_;
+  std::unordered_map<std::string, Failures> failures_;
 };
 
 NIXL_CONNECT_NAMESPACE_END
