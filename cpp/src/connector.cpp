@@ -8,6 +8,7 @@
 #include <future>
 
 #include "engine.h"
+#include "hex.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -17,7 +18,7 @@ namespace {
 std::string random_key() {
   constexpr std::size_t kBytes = 16;
   constexpr std::size_t kKeys = 16;
-  thread_local std::array<unsigned char, kBytes * kKeys> pool;
+  thread_local std::array<char, kBytes * kKeys> pool;
   thread_local std::size_t used = pool.size();
   thread_local pid_t filled_by = 0;
   // A forked child must not hand out its parent's keys.
@@ -30,14 +31,8 @@ std::string random_key() {
     used = 0;
     filled_by = ::getpid();
   }
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string key;
-  key.reserve(2 * kBytes);
-  for (std::size_t i = 0; i < kBytes; ++i) {
-    const unsigned char byte = pool[used++];
-    key += kDigits[byte >> 4];
-    key += kDigits[byte & 15];
-  }
+  const std::string key = to_hex({pool.data() + used, kBytes});
+  used += kBytes;
   return key;
 }
 
@@ -52,22 +47,22 @@ void check_local(const std::vector<Descriptor>& local) {
   }
   for (std::size_t i = 0; i < local.size(); ++i) {
     const Descriptor& d = local[i];
-    const std::string where = at("local_descriptors", i);
+    const auto where = [&] { return at("local_descriptors", i); };
     if (d.address == 0) {
-      throw Error(ErrorCode::invalid_argument, where + ": expected an address, got null");
+      throw Error(ErrorCode::invalid_argument, where() + ": expected an address, got null");
     }
     if (d.size == 0 || d.address + d.size < d.address) {
-      throw Error(ErrorCode::invalid_argument, where +
+      throw Error(ErrorCode::invalid_argument, where() +
                                                    ": expected a size of at least one byte, "
                                                    "within memory, got " +
                                                    std::to_string(d.size));
     }
     if (d.device.kind == DeviceKind::unspecified) {
-      throw Error(ErrorCode::invalid_argument, where + ": expected a device, got none");
+      throw Error(ErrorCode::invalid_argument, where() + ": expected a device, got none");
     }
     if ((d.device.kind == DeviceKind::host) != (local[0].device.kind == DeviceKind::host)) {
       throw Error(ErrorCode::invalid_argument,
-                  where + ": expected the same kind of memory as local_descriptors[0] (" +
+                  where() + ": expected the same kind of memory as local_descriptors[0] (" +
                       local[0].device.to_string() + "), got " + d.device.to_string());
     }
   }
@@ -83,14 +78,14 @@ std::vector<Region> remote_regions(const RdmaMetadata& remote) {
   regions.reserve(remote.descriptors.size());
   for (std::size_t i = 0; i < remote.descriptors.size(); ++i) {
     const RemoteDescriptor& d = remote.descriptors[i];
-    const std::string where = at("remote_metadata.descriptors", i);
+    const auto where = [&] { return at("remote_metadata.descriptors", i); };
     if (d.address == 0 || d.size == 0 || d.address + d.size < d.address) {
-      throw Error(ErrorCode::rejected_metadata, where + ": impossible region");
+      throw Error(ErrorCode::rejected_metadata, where() + ": impossible region");
     }
     if ((d.device.kind == DeviceKind::host) !=
         (remote.descriptors[0].device.kind == DeviceKind::host)) {
       throw Error(ErrorCode::rejected_metadata,
-                  where + ": expected the same kind of memory as in the first (" +
+                  where() + ": expected the same kind of memory as in the first (" +
                       remote.descriptors[0].device.to_string() + "), got " + d.device.to_string());
     }
     regions.push_back(Region::of(d.device, d.address, d.size));

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdio>
 
+#include "hex.h"
 #include "nixl_connect/error.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -37,9 +38,7 @@ std::string unique_suffix() {
   if (::getrandom(&bits, sizeof bits, 0) != sizeof bits) {
     bits = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
   }
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(bits));
-  return text;
+  return to_hex({reinterpret_cast<const char*>(&bits), sizeof bits});
 }
 
 /// Blocks all signals on this thread, which those that it starts inherit: signals are for the
@@ -282,9 +281,14 @@ EngineLoop::EngineLoop(Engine& engine, const NixlApi& api)
       last_work_(Clock::now()) {}
 
 std::vector<std::shared_ptr<ConnectionState>> EngineLoop::abandon(const Failure& failure) {
+  std::vector<Operation> open = ground();
+  for (const Operation& operation : open) operation->finish(OperationStatus::errored, failure);
+  return open;
+}
+
+std::vector<std::shared_ptr<ConnectionState>> EngineLoop::ground() {
   std::vector<Operation> open = open_operations();
   for (const Operation& operation : open) {
-    operation->finish(OperationStatus::errored, failure);
     operation->transfer.reset();
     operation->peer.reset();
   }
@@ -297,7 +301,8 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
   while (true) {
     bool stop = stopping_;
     engine_.take(commands_, look, stop);
-    if (stop && !stopping_) {
+    const bool stops_now = stop && !stopping_;
+    if (stops_now) {
       stopping_ = true;
       last_call = Clock::now() + engine_.options().close_grace;
     }
@@ -310,7 +315,8 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
       }
     }
     commands_.clear();
-    if (stopping_) stop_operations();
+    // Once: nothing is accepted any more.
+    if (stops_now) stop_operations();
 
     worked |= poll_transfers();
     worked |= poll_notifications();
@@ -319,13 +325,7 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
     if (stopping_ && (flights_.empty() || Clock::now() >= last_call)) break;
     look = next_look(worked);
   }
-  for (const Operation& operation : flights_) {
-    operation->transfer.reset();
-    operation->peer.reset();
-  }
-  std::vector<Operation> survivors = std::move(flights_);
-  router_.for_each([&](const Operation& operation) { survivors.push_back(operation); });
-  return survivors;
+  return ground();
 }
 
 void EngineLoop::attend(const Operation& operation) {
@@ -596,16 +596,6 @@ void EngineLoop::land(const Operation& operation) {
     router_.remove(*operation);
   }
   operation->transfer.reset();
-  release(operation);
-}
-
-void EngineLoop::forget_deadline(ConnectionState& operation) {
-  if (!operation.deadline) return;
-  deadlines_.erase(*operation.deadline);
-  operation.deadline.reset();
-}
-
-void EngineLoop::release(const Operation& operation) {
   forget_deadline(*operation);
   switch (operation->status()) {
     case OperationStatus::complete: ++ended_.complete; break;
@@ -614,6 +604,12 @@ void EngineLoop::release(const Operation& operation) {
   }
   registry_.release(operation->lease);
   operation->let_go();
+}
+
+void EngineLoop::forget_deadline(ConnectionState& operation) {
+  if (!operation.deadline) return;
+  deadlines_.erase(*operation.deadline);
+  operation.deadline.reset();
 }
 
 std::vector<std::shared_ptr<ConnectionState>> EngineLoop::open_operations() const {

@@ -155,9 +155,10 @@ class EngineLoop {
   /// The error of an active operation whose NIXL call failed.
   Failure transfer_failure(const ConnectionState& operation, const AgentError& error) const;
   void tell_failure(const ConnectionState& operation);
-  void release(const Operation& operation);
   void forget_deadline(ConnectionState& operation);
   std::vector<Operation> open_operations() const;
+  /// The open operations, with all that they hold of NIXL given back.
+  std::vector<Operation> ground();
   void stop_operations();
 
   Engine& engine_;

@@ -5,6 +5,7 @@
 #include <array>
 #include <memory>
 
+#include "hex.h"
 #include "nixl_connect/error.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -81,17 +82,6 @@ std::string from_base64(std::string_view text) {
   }
   if ((group & ((1u << bits) - 1)) != 0) reject("not base64: stray bits at its end");
   return bytes;
-}
-
-std::string to_hex(std::string_view bytes) {
-  std::string text;
-  text.reserve(bytes.size() * 2);
-  for (const char c : bytes) {
-    const auto byte = static_cast<unsigned char>(c);
-    text += kHex[byte >> 4];
-    text += kHex[byte & 15];
-  }
-  return text;
 }
 
 std::string from_hex(std::string_view text) {

@@ -15,7 +15,6 @@ namespace capi {
 
 using Status = int;
 inline constexpr Status kSuccess = 0;
-inline constexpr Status kInProgress = 1;
 inline constexpr Status kInvalidParameter = -1;
 inline constexpr Status kBackend = -2;
 inline constexpr Status kInvalidState = -3;

@@ -115,9 +115,7 @@ namespace {
 /// The owner as Python's collector sees it: as part of the descriptor while nobody else, no
 /// operation that uses it, holds it. So a tensor that refers to its own descriptor can go.
 int traverse_descriptor(PyObject* self, visitproc visit, void* arg) {
-#if PY_VERSION_HEX >= 0x03090000
   Py_VISIT(Py_TYPE(self));
-#endif
   if (!nb::inst_ready(self)) return 0;
   const auto& owner = nb::inst_ptr<LocalDescriptor>(self)->memory.owner;
   if (owner.use_count() == 1) {
