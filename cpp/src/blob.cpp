@@ -188,15 +188,14 @@ std::shared_ptr<const Blob> Blob::parse(std::string bytes) {
   return std::shared_ptr<const Blob>(new Blob(std::move(bytes)));
 }
 
-std::string Blob::join(const std::string& connections, const std::string& regions) {
-  const Blob first(connections);
+std::string Blob::join(const Blob& connections, const std::string& regions) {
   const Blob second(regions);
-  if (first.agent_ != second.agent_) {
+  if (connections.agent_ != second.agent_) {
     throw Error(ErrorCode::rejected_metadata, "nixl_metadata: parts of two agents");
   }
   std::string joined;
-  joined.reserve(first.memory_offset_ + regions.size() - second.memory_offset_);
-  joined.append(connections, 0, first.memory_offset_);
+  joined.reserve(connections.memory_offset_ + regions.size() - second.memory_offset_);
+  joined.append(connections.head());
   joined.append(regions, second.memory_offset_);
   return joined;
 }

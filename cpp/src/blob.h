@@ -39,8 +39,8 @@ class Blob {
 
   /// One blob of the connection information in `connections` and the regions in `regions`,
   /// which are what `Agent::partial_metadata` gives for no regions and for some. Throws
-  /// `Error(rejected_metadata)` when either has not the expected form.
-  static std::string join(const std::string& connections, const std::string& regions);
+  /// `Error(rejected_metadata)` when `regions` has not the expected form.
+  static std::string join(const Blob& connections, const std::string& regions);
 
   /// A blob of one connection and these elements. To NIXL a remote agent's name is a label,
   /// and an element's region says which addresses may be used with its remote key.
@@ -51,6 +51,10 @@ class Blob {
   std::string_view agent() const noexcept { return agent_; }
   const std::vector<Connection>& connections() const noexcept { return connections_; }
   const std::vector<Section>& sections() const noexcept { return sections_; }
+  /// Everything before the part about memory.
+  std::string_view head() const noexcept {
+    return std::string_view(bytes_).substr(0, memory_offset_);
+  }
 
   Blob(const Blob&) = delete;
   Blob& operator=(const Blob&) = delete;

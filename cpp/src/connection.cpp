@@ -45,7 +45,7 @@ OperationStatus Connection::status() const noexcept { return state_->status(); }
 std::optional<Failure> Connection::failure() const { return state_->failure(); }
 bool Connection::reached(Milestone milestone) const noexcept { return state_->reached(milestone); }
 
-std::string Connection::nixl_blob() const {
+std::string Connection::nixl_metadata(MetadataEncoding encoding) const {
   if (!state_->passive) {
     throw Error(ErrorCode::invalid_state,
                 state_->describe() + ": an active operation has no metadata to send");
@@ -57,12 +57,12 @@ std::string Connection::nixl_blob() const {
     throw_failure(*state_);
     throw Error(ErrorCode::cancelled, state_->describe() + ": was cancelled");
   }
-  return state_->nixl_blob();
+  return state_->nixl_metadata(encoding);
 }
 
 RdmaMetadata Connection::metadata(MetadataEncoding encoding) const {
   RdmaMetadata metadata;
-  metadata.nixl_metadata = encode_nixl_metadata(nixl_blob(), encoding);
+  metadata.nixl_metadata = nixl_metadata(encoding);
   metadata.descriptors = state_->offered;
   metadata.notification_key = state_->key;
   metadata.operation_kind = state_->kind;

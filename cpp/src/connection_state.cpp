@@ -23,15 +23,18 @@ std::string ConnectionState::describe() const {
   return std::string(reads ? "read from '" : "write to '") + remote_name + "' ('" + name() + "')";
 }
 
-std::string ConnectionState::nixl_blob() const {
+std::string ConnectionState::nixl_metadata(MetadataEncoding encoding) const {
   const std::lock_guard lock(mutex_);
-  return nixl_blob_;
+  return encoding == MetadataEncoding::base64 ? encoder_->encode(nixl_blob_)
+                                              : encode_nixl_metadata(nixl_blob_, encoding);
 }
 
-void ConnectionState::make_ready(std::string nixl_blob) {
+void ConnectionState::make_ready(std::string nixl_blob,
+                                 std::shared_ptr<const MetadataEncoder> encoder) {
   {
     const std::lock_guard lock(mutex_);
     nixl_blob_ = std::move(nixl_blob);
+    encoder_ = std::move(encoder);
   }
   pass(Milestone::ready);
 }

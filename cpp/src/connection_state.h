@@ -13,6 +13,7 @@
 #include "agent.h"
 #include "blob.h"
 #include "memory_registry.h"
+#include "metadata_encoder.h"
 #include "nixl_connect/connection.h"
 #include "nixl_connect/descriptor.h"
 #include "peer_table.h"
@@ -71,10 +72,10 @@ struct ConnectionState {
   std::string describe() const;
   std::string name() const;
 
-  std::string nixl_blob() const;
+  std::string nixl_metadata(MetadataEncoding encoding) const;
 
   /// A passive operation is registered, and this is its metadata.
-  void make_ready(std::string nixl_blob);
+  void make_ready(std::string nixl_blob, std::shared_ptr<const MetadataEncoder> encoder);
   /// An active operation's transfer is posted.
   void make_in_progress();
   /// Returns false, and changes nothing, when it has ended before.
@@ -104,6 +105,7 @@ struct ConnectionState {
   std::condition_variable changed_;
   std::optional<Failure> failure_;
   std::string nixl_blob_;
+  std::shared_ptr<const MetadataEncoder> encoder_;
   std::vector<Watcher> watchers_;
 };
 

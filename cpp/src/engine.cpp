@@ -21,6 +21,22 @@ constexpr auto kIdlePause = std::chrono::milliseconds(250);
 constexpr auto kShortestPause = std::chrono::microseconds(20);
 /// A pause is this fraction of the time since something last happened.
 constexpr int kPauseFraction = 8;
+/// A look that is due at once.
+constexpr auto kNow = Clock::time_point::min();
+/// More regions than this are not quick.
+constexpr std::size_t kQuickRegions = 16;
+/// When registering and beginning has taken a caller longer than this, on a host whose drivers are
+/// slow, the engine's thread does it for so long.
+constexpr auto kQuick = std::chrono::microseconds(250);
+constexpr auto kNotQuickPause = std::chrono::milliseconds(100);
+/// How often a caller tries to get the turn: the time of a look or two that find nothing.
+constexpr int kTurnTries = 200;
+/// How long a caller looks after its own transfer before it leaves it to the thread: as long as a
+/// peer that is awake takes to answer.
+constexpr auto kPatience = std::chrono::microseconds(25);
+
+/// Whether this thread has an engine's turn.
+thread_local bool in_turn = false;
 
 /// The process that started UCX, whose threads and descriptors a forked child has no use of:
 /// transfers that are begun there with an agent of the child's own never end (seen with UCX
@@ -166,8 +182,37 @@ bool Engine::push(Command command, bool or_throw) {
   return true;
 }
 
+Engine::Turn::Turn(Engine& engine) : lock_(engine.turn_) { in_turn = true; }
+
+Engine::Turn::Turn(Engine& engine, std::try_to_lock_t) {
+  // What the owner of some memory does when it is let go may lead back here.
+  if (in_turn) return;
+  lock_ = std::unique_lock(engine.turn_, std::defer_lock);
+  for (int i = 0; i < kTurnTries && !in_turn; ++i) in_turn = lock_.try_lock();
+}
+
+Engine::Turn::~Turn() {
+  if (lock_.owns_lock()) in_turn = false;
+}
+
+bool Engine::attend_here(const std::shared_ptr<ConnectionState>& operation) {
+  check_process();
+  {
+    const Turn turn(*this, std::try_to_lock);
+    if (!turn || loop_ == nullptr || closed() || !loop_->attend_if_quick(operation)) return false;
+    if (!loop_->pending()) return true;
+  }
+  const std::lock_guard lock(mutex_);
+  nudged_ = true;
+  if (sleeping_) {
+    sleeping_ = false;
+    wake_.notify_one();
+  }
+  return true;
+}
+
 void Engine::attend(std::shared_ptr<ConnectionState> operation) {
-  push(std::move(operation), true);
+  if (!attend_here(operation)) push(std::move(operation), true);
 }
 
 bool Engine::attend_if_open(std::shared_ptr<ConnectionState> operation) {
@@ -195,8 +240,8 @@ void Engine::close() noexcept {
 
 void Engine::take(std::vector<Command>& commands, Clock::time_point deadline, bool& stop) {
   std::unique_lock lock(mutex_);
-  const auto due = [&] { return !mailbox_.empty() || (stopping_ && !stop); };
-  if (!due() && deadline > Clock::now()) {
+  const auto due = [&] { return !mailbox_.empty() || nudged_ || (stopping_ && !stop); };
+  if (!due() && deadline != kNow) {
     sleeping_ = true;
     if (deadline == Clock::time_point::max()) {
       wake_.wait(lock, [&] { return due() || !sleeping_; });
@@ -205,6 +250,7 @@ void Engine::take(std::vector<Command>& commands, Clock::time_point deadline, bo
     }
     sleeping_ = false;
   }
+  nudged_ = false;
   stop = stopping_;
   commands.swap(mailbox_);
 }
@@ -233,11 +279,18 @@ void Engine::thread_main() noexcept {
     bool stopped = false;
     {
       EngineLoop loop(*this, api);
+      const auto publish = [&](EngineLoop* published) {
+        const Turn turn(*this);
+        loop_ = published;
+      };
+      publish(&loop);
       report_started(Start::started, std::nullopt);
       try {
         survivors = loop.run();
+        publish(nullptr);
         stopped = true;
       } catch (const std::exception& error) {
+        publish(nullptr);
         failure.message = std::string("the engine has failed: ") + error.what();
         survivors = loop.abandon(failure);
       }
@@ -277,8 +330,14 @@ EngineLoop::EngineLoop(Engine& engine, const NixlApi& api)
       registry_(agent_),
       peers_(agent_, engine.options().backend, engine.options().max_peer_regions,
              engine.options().max_peers),
-      connections_(agent_.partial_metadata({})),
-      last_work_(Clock::now()) {}
+      last_work_(Clock::now()) {
+  try {
+    connections_ = Blob::parse(agent_.partial_metadata({}));
+  } catch (const Error&) {
+    // What it writes whole is good for its own kind.
+  }
+  encoder_ = std::make_shared<MetadataEncoder>(connections_ ? connections_->head() : "");
+}
 
 std::vector<std::shared_ptr<ConnectionState>> EngineLoop::abandon(const Failure& failure) {
   std::vector<Operation> open = ground();
@@ -296,36 +355,63 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::ground() {
 }
 
 std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
-  Clock::time_point look = Clock::now();
+  Clock::time_point look = kNow;
   Clock::time_point last_call = Clock::time_point::max();
+  bool stop = false;
   while (true) {
-    bool stop = stopping_;
     engine_.take(commands_, look, stop);
-    const bool stops_now = stop && !stopping_;
-    if (stops_now) {
-      stopping_ = true;
-      last_call = Clock::now() + engine_.options().close_grace;
-    }
-    bool worked = !commands_.empty();
-    for (Engine::Command& command : commands_) {
-      if (auto* operation = std::get_if<Operation>(&command)) {
-        attend(*operation);
-      } else {
-        std::get<Engine::Task>(command)(*this);
+    {
+      const Engine::Turn turn(engine_);
+      const bool stops_now = stop && !stopping_;
+      if (stops_now) {
+        stopping_ = true;
+        last_call = Clock::now() + engine_.options().close_grace;
       }
+      bool worked = !commands_.empty();
+      for (Engine::Command& command : commands_) {
+        if (auto* operation = std::get_if<Operation>(&command)) {
+          attend(*operation);
+        } else {
+          std::get<Engine::Task>(command)(*this);
+        }
+      }
+      commands_.clear();
+      // Once: nothing is accepted any more.
+      if (stops_now) stop_operations();
+
+      worked |= poll_transfers();
+      worked |= poll_notifications();
+      worked |= expire_deadlines();
+
+      if (stopping_ && (flights_.empty() || Clock::now() >= last_call)) break;
+      look = next_look(worked);
     }
-    commands_.clear();
-    // Once: nothing is accepted any more.
-    if (stops_now) stop_operations();
-
-    worked |= poll_transfers();
-    worked |= poll_notifications();
-    worked |= expire_deadlines();
-
-    if (stopping_ && (flights_.empty() || Clock::now() >= last_call)) break;
-    look = next_look(worked);
+    // Whoever waits for a processor, or for the turn, goes first.
+    if (look == kNow) std::this_thread::yield();
   }
+  const Engine::Turn turn(engine_);
   return ground();
+}
+
+bool EngineLoop::attend_if_quick(const Operation& operation) {
+  const auto began = Clock::now();
+  std::size_t bytes = 0;
+  for (const Region& region : operation->local_regions) bytes += region.size;
+  if (began < not_quick_until_ || operation->phase != ConnectionState::Phase::fresh || bytes > engine_.options().inline_limit ||
+      operation->local_regions.size() > kQuickRegions ||
+      operation->local_regions.front().type != capi::kDram ||
+      (!operation->passive && !peers_.knows(operation->remote))) {
+    return false;
+  }
+  attend(operation);
+  last_work_ = Clock::now();
+  if (last_work_ - began > kQuick) not_quick_until_ = last_work_ + kNotQuickPause;
+  if (flights_.size() == 1 && flights_.back() == operation) {
+    const auto until = last_work_ + kPatience;
+    while (!poll_transfer(0) && Clock::now() < until) {
+    }
+  }
+  return true;
 }
 
 void EngineLoop::attend(const Operation& operation) {
@@ -367,7 +453,7 @@ void EngineLoop::take_further(const Operation& operation) {
 void EngineLoop::offer(const Operation& operation) {
   try {
     operation->lease = registry_.acquire(operation->local_regions);
-    operation->make_ready(blob_of(registry_.covering(operation->local_regions)));
+    operation->make_ready(blob_of(registry_.covering(operation->local_regions)), encoder_);
   } catch (const AgentError& error) {
     fail(operation,
          {ErrorCode::backend,
@@ -401,11 +487,11 @@ void EngineLoop::withdraw(const Operation& operation) {
 }
 
 std::string EngineLoop::blob_of(const std::vector<Region>& regions) {
+  if (connections_ == nullptr) return agent_.full_metadata();
   const std::string partial = agent_.partial_metadata(regions);
   try {
-    return Blob::join(connections_, partial);
+    return Blob::join(*connections_, partial);
   } catch (const Error&) {
-    // A NIXL that writes another form: what it writes whole is good for its own kind.
     return agent_.full_metadata();
   }
 }
@@ -447,29 +533,30 @@ void EngineLoop::begin(const Operation& operation) {
   flights_.push_back(operation);
 }
 
-bool EngineLoop::poll_transfers() {
-  bool worked = false;
-  for (std::size_t i = 0; i < flights_.size();) {
-    const Operation operation = flights_[i];
-    bool landed = false;
-    try {
-      if (operation->transfer->done()) {
-        complete(operation);
-        landed = true;
-      }
-    } catch (const AgentError& error) {
-      break_off(operation, error);
-      landed = true;
-    }
-    if (landed) {
-      worked = true;
-      flights_[i] = std::move(flights_.back());
-      flights_.pop_back();
-    } else {
-      ++i;
-    }
+bool EngineLoop::poll_transfer(std::size_t index) {
+  std::optional<AgentError> error;
+  try {
+    if (!flights_[index]->transfer->done()) return false;
+  } catch (const AgentError& caught) {
+    error = caught;
   }
-  return worked;
+  const Operation operation = std::move(flights_[index]);
+  flights_[index] = std::move(flights_.back());
+  flights_.pop_back();
+  if (error) {
+    break_off(operation, *error);
+  } else {
+    complete(operation);
+  }
+  return true;
+}
+
+bool EngineLoop::poll_transfers() {
+  const std::size_t before = flights_.size();
+  for (std::size_t i = 0; i < flights_.size();) {
+    if (!poll_transfer(i)) ++i;
+  }
+  return flights_.size() < before;
 }
 
 bool EngineLoop::poll_notifications() {
@@ -520,18 +607,12 @@ bool EngineLoop::expire_deadlines() {
 
 Clock::time_point EngineLoop::next_look(bool worked) {
   const auto now = Clock::now();
-  if (worked) {
-    last_work_ = now;
-    return now;
-  }
+  if (worked) last_work_ = now;
   const auto idle = now - last_work_;
   const ConnectorOptions& options = engine_.options();
-  if (idle < options.spin) {
-    std::this_thread::yield();
-    return now;
-  }
   Clock::time_point look = now + kIdlePause;
   if (pending()) {
+    if (idle < options.spin) return kNow;
     const auto pause = std::max<Clock::duration>(idle / kPauseFraction, kShortestPause);
     look = now + std::min<Clock::duration>(pause, options.max_pause);
   }

@@ -32,7 +32,11 @@ struct HeldRegion {
   std::shared_ptr<const void> owner;
 };
 
-/// The one thread that calls NIXL, and the mailbox through which everybody else asks it to.
+/// The thread that drives NIXL, and the mailbox through which everybody else asks it to.
+///
+/// NIXL is called by one thread at a time: whoever has the turn. Mostly that is the engine's
+/// thread. A caller whose operation is small, quick and on host memory takes the turn itself when
+/// it is free, and so saves itself two switches between threads; it never waits for it.
 ///
 /// Everything that belongs to NIXL lives on the thread's own stack (`EngineLoop`), and so
 /// does not exist in a forked child.
@@ -57,8 +61,9 @@ class Engine : public std::enable_shared_from_this<Engine> {
   bool check_started() const;
   void wait_started();
 
-  /// Has the thread look at the operation: begin it if it is fresh, clean up if it has ended.
-  /// Starts the thread if need be. Throws `closed` or `forked`.
+  /// Has the engine look at the operation: begin it if it is fresh, clean up if it has ended;
+  /// here and now if that is quick and the engine is free. Starts the thread if need be. Throws
+  /// `closed` or `forked`.
   void attend(std::shared_ptr<ConnectionState> operation);
   /// As `attend`; returns false instead of throwing, and starts nothing.
   bool attend_if_open(std::shared_ptr<ConnectionState> operation);
@@ -79,15 +84,35 @@ class Engine : public std::enable_shared_from_this<Engine> {
   using Command = std::variant<std::shared_ptr<ConnectionState>, Task>;
   enum class Start : std::uint8_t { idle, starting, started, failed };
 
+  /// The right to call NIXL. A thread that has one does not get another, whatever runs in it.
+  class Turn {
+   public:
+    explicit Turn(Engine& engine);
+    Turn(Engine& engine, std::try_to_lock_t);
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    ~Turn();
+    explicit operator bool() const noexcept { return lock_.owns_lock(); }
+
+   private:
+    std::unique_lock<std::mutex> lock_;
+  };
+
+  bool attend_here(const std::shared_ptr<ConnectionState>& operation);
   void start_locked();
   bool push(Command command, bool or_throw);
   void thread_main() noexcept;
   void report_started(Start outcome, std::optional<Failure> failure);
-  /// Moves the commands that wait to `commands`. Sleeps until there are some, until the
-  /// engine is to stop, or until `deadline`; not at all when that has passed.
+  /// Moves the commands that wait to `commands`. Sleeps until there are some, until it is
+  /// nudged or to stop, or until `deadline`; not at all when that has passed.
   void take(std::vector<Command>& commands, Clock::time_point deadline, bool& stop);
 
   const ConnectorOptions options_;
+
+  std::mutex turn_;
+  /// While the thread runs it; for whoever has the turn.
+  EngineLoop* loop_ = nullptr;
+
   std::atomic<bool> closed_{false};
   std::atomic<pid_t> process_{0};
 
@@ -96,6 +121,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::condition_variable started_;
   std::vector<Command> mailbox_;
   bool sleeping_ = false;
+  /// There is something new to look at, without a command.
+  bool nudged_ = false;
   bool stopping_ = false;
   Start start_ = Start::idle;
   std::optional<Failure> start_failure_;
@@ -105,7 +132,9 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::mutex close_mutex_;
 };
 
-/// What the engine's thread owns, and the work of one turn.
+/// What of NIXL's the engine owns, and the work of one turn.
+///
+/// Thread safety: all but the constructor and `run` is for whoever has the turn.
 class EngineLoop {
  public:
   EngineLoop(Engine& engine, const NixlApi& api);
@@ -118,6 +147,13 @@ class EngineLoop {
   std::vector<std::shared_ptr<ConnectionState>> run();
   /// After an exception from `run`: ends all operations, and returns them likewise.
   std::vector<std::shared_ptr<ConnectionState>> abandon(const Failure& failure);
+
+  /// Takes the operation as far as it comes within microseconds. Returns false, and does
+  /// nothing, when it might take longer.
+  bool attend_if_quick(const std::shared_ptr<ConnectionState>& operation);
+
+  /// Whether a peer or NIXL has something to do for us.
+  bool pending() const noexcept { return !router_.empty() || !flights_.empty(); }
 
   Agent& agent() noexcept { return agent_; }
   MemoryRegistry& registry() noexcept { return registry_; }
@@ -138,10 +174,11 @@ class EngineLoop {
   /// What to send to a peer that may use these regions.
   std::string blob_of(const std::vector<Region>& regions);
 
+  /// Looks at one of the flights; returns whether it has ended, and is in `flights_` no more.
+  bool poll_transfer(std::size_t index);
   bool poll_transfers();
   bool poll_notifications();
   bool expire_deadlines();
-  bool pending() const noexcept { return !router_.empty() || !flights_.empty(); }
   Clock::time_point next_look(bool worked);
 
   void complete(const Operation& operation);
@@ -166,13 +203,16 @@ class EngineLoop {
   MemoryRegistry registry_;
   PeerTable peers_;
   NotificationRouter router_;
-  const std::string connections_;
+  /// The agent's connection information; null when this NIXL writes it in an unknown form.
+  std::shared_ptr<const Blob> connections_;
+  std::shared_ptr<const MetadataEncoder> encoder_;
 
   std::vector<Engine::Command> commands_;
   std::vector<Operation> flights_;
   ConnectionState::Deadlines deadlines_;
   std::vector<std::pair<std::string, std::string>> messages_;
   Clock::time_point last_work_;
+  Clock::time_point not_quick_until_;
   /// What is counted here and nowhere else.
   ConnectorStats ended_;
   bool stopping_ = false;

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "hex.h"
+#include "metadata_encoder.h"
 #include "nixl_connect/error.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -43,21 +44,41 @@ constexpr auto kHexValues = [] {
   throw Error(ErrorCode::rejected_metadata, "nixl_metadata: " + what);
 }
 
-std::string to_base64(std::string_view bytes) {
-  std::string text;
-  text.reserve(kBase64Prefix.size() + (bytes.size() + 2) / 3 * 4);
-  text = kBase64Prefix;
+void append_base64(std::string& text, std::string_view bytes) {
+  std::size_t at = text.size();
+  text.resize(at + (bytes.size() + 2) / 3 * 4, '=');
   for (std::size_t i = 0; i < bytes.size(); i += 3) {
     const std::size_t n = std::min<std::size_t>(3, bytes.size() - i);
     std::uint32_t group = 0;
     for (std::size_t k = 0; k < 3; ++k) {
       group = group << 8 | (k < n ? static_cast<unsigned char>(bytes[i + k]) : 0u);
     }
-    for (std::size_t k = 0; k < 4; ++k) {
-      text += k <= n ? kBase64[group >> (18 - 6 * k) & 63] : '=';
-    }
+    for (std::size_t k = 0; k <= n; ++k) text[at + k] = kBase64[group >> (18 - 6 * k) & 63];
+    at += 4;
   }
+}
+
+std::string to_base64(std::string_view bytes) {
+  std::string text(kBase64Prefix);
+  append_base64(text, bytes);
   return text;
+}
+
+/// A deflate block that holds the bytes as they are, or none: at most 65,535.
+void append_stored(std::string& stream, std::string_view bytes, bool last) {
+  const auto size = static_cast<std::uint16_t>(bytes.size());
+  const auto inverse = static_cast<std::uint16_t>(~size);
+  stream += static_cast<char>(last ? 1 : 0);
+  for (const std::uint16_t number : {size, inverse}) {
+    stream += static_cast<char>(number & 0xff);
+    stream += static_cast<char>(number >> 8);
+  }
+  stream += bytes;
+}
+
+uLong checksum(uLong before, std::string_view bytes) {
+  return adler32(before, reinterpret_cast<const Bytef*>(bytes.data()),
+                 static_cast<uInt>(bytes.size()));
 }
 
 std::string from_base64(std::string_view text) {
@@ -144,6 +165,41 @@ std::string encode_nixl_metadata(std::string_view blob, MetadataEncoding encodin
   }
   compressed.resize(size);
   return encoding == MetadataEncoding::base64 ? to_base64(compressed) : to_hex(compressed);
+}
+
+MetadataEncoder::MetadataEncoder(std::string_view prefix)
+    : prefix_(prefix), checksum_(checksum(adler32(0, nullptr, 0), prefix)) {
+  z_stream stream{};
+  if (deflateInit(&stream, Z_BEST_COMPRESSION) != Z_OK) throw std::bad_alloc();
+  const std::unique_ptr<z_stream, int (*)(z_stream*)> owner(&stream, &deflateEnd);
+  std::string compressed(compressBound(static_cast<uLong>(prefix.size())) + 16, '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(prefix_.data());
+  stream.avail_in = static_cast<uInt>(prefix.size());
+  stream.next_out = reinterpret_cast<Bytef*>(compressed.data());
+  stream.avail_out = static_cast<uInt>(compressed.size());
+  // Ends at a byte's end; what follows refers to nothing before it.
+  deflate(&stream, Z_FULL_FLUSH);
+  compressed.resize(compressed.size() - stream.avail_out);
+  // What is encoded after it begins at a digit's beginning.
+  while (compressed.size() % 3 != 0) append_stored(compressed, {}, false);
+  text_ = to_base64(compressed);
+}
+
+std::string MetadataEncoder::encode(std::string_view blob) const {
+  constexpr std::size_t kFewBytes = 1024;
+  const std::string_view rest = blob.substr(std::min(prefix_.size(), blob.size()));
+  if (!blob.starts_with(prefix_) || rest.size() > kFewBytes) {
+    return encode_nixl_metadata(blob, MetadataEncoding::base64);
+  }
+  std::string tail;
+  append_stored(tail, rest, true);
+  const uLong sum = checksum(checksum_, rest);
+  for (int shift = 24; shift >= 0; shift -= 8) tail += static_cast<char>(sum >> shift & 0xff);
+  std::string text;
+  text.reserve(text_.size() + (tail.size() + 2) / 3 * 4);
+  text = text_;
+  append_base64(text, tail);
+  return text;
 }
 
 std::string decode_nixl_metadata(std::string_view text) {

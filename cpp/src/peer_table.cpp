@@ -123,6 +123,12 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   return peer;
 }
 
+bool PeerTable::knows(const RemoteOffer& offer) const {
+  const auto it = current_.find(std::string(offer.blob->agent()));
+  return it != current_.end() && it->second->reached && !it->second->broken &&
+         it->second->address == offer.address;
+}
+
 void PeerTable::failed(const Peer& peer) {
   const auto it = current_.find(peer.name);
   if (it == current_.end() || it->second.get() != &peer) return;

@@ -102,6 +102,9 @@ class PeerTable {
   /// moment ago.
   std::shared_ptr<Peer> admit(const RemoteOffer& offer);
 
+  /// Whether to admit the offer is quick: its peer is loaded and has been reached.
+  bool knows(const RemoteOffer& offer) const;
+
   /// A transfer has failed: the peer's next operation has it loaded afresh.
   void failed(const Peer& peer);
   /// A transfer has succeeded.

@@ -282,7 +282,7 @@ class PassiveOperation(AbstractOperation):
         if request is None:
             request = RdmaMetadata.model_construct(
                 descriptors=self._serialized_descriptors,
-                nixl_metadata=_core.encode_nixl_metadata(self._core.nixl_blob(), hex_encode),
+                nixl_metadata=self._core.nixl_metadata(hex_encode),
                 notification_key=self._core.notification_key,
                 operation_kind=int(self._operation_kind),
             )

@@ -62,16 +62,14 @@ void init_connection(nb::module_& m) {
           },
           nb::arg("milestone"))
       .def(
-          "nixl_blob",
-          [](const Connection& c) {
-            const std::string blob = [&] {
-              if (c.reached(Milestone::ready)) return c.nixl_blob();
-              const Unlocked unlocked;
-              return c.nixl_blob();
-            }();
-            return nb::bytes(blob.data(), blob.size());
+          "nixl_metadata",
+          [](const Connection& c, bool hex) {
+            const auto encoding = hex ? MetadataEncoding::hex : MetadataEncoding::base64;
+            if (c.reached(Milestone::ready)) return c.nixl_metadata(encoding);
+            const Unlocked unlocked;
+            return c.nixl_metadata(encoding);
           },
-          "What a passive operation offers; waits until it is registered.")
+          nb::arg("hex"), "What a passive operation offers; waits until it is registered.")
       .def("wait", &wait, nb::arg("milestone"), nb::arg("timeout").none(),
            "Blocks until the milestone, or for so many seconds; returns whether it came.")
       .def(

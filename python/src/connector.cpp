@@ -59,21 +59,24 @@ RdmaMetadata remote_metadata(nb::handle model) {
 Connection create(PythonConnector& connector, int kind, nb::handle local,
                   std::optional<double> timeout) {
   release_abandoned();
-  if (static_cast<OperationKind>(kind) == OperationKind::read) {
-    return connector.create_readable(local_descriptors(local, false), optional_seconds(timeout));
-  }
-  return connector.create_writable(local_descriptors(local, true), optional_seconds(timeout));
+  const bool reads = static_cast<OperationKind>(kind) == OperationKind::read;
+  auto descriptors = local_descriptors(local, !reads);
+  const auto limit = optional_seconds(timeout);
+  const Deferred deferred;
+  return reads ? connector.create_readable(std::move(descriptors), limit)
+               : connector.create_writable(std::move(descriptors), limit);
 }
 
 Connection begin(PythonConnector& connector, int kind, nb::handle remote, nb::handle local,
                  std::optional<double> timeout) {
   release_abandoned();
-  if (static_cast<OperationKind>(kind) == OperationKind::read) {
-    return connector.begin_read(remote_metadata(remote), local_descriptors(local, true),
-                                optional_seconds(timeout));
-  }
-  return connector.begin_write(local_descriptors(local, false), remote_metadata(remote),
-                               optional_seconds(timeout));
+  const bool reads = static_cast<OperationKind>(kind) == OperationKind::read;
+  const RdmaMetadata metadata = remote_metadata(remote);
+  auto descriptors = local_descriptors(local, reads);
+  const auto limit = optional_seconds(timeout);
+  const Deferred deferred;
+  return reads ? connector.begin_read(metadata, std::move(descriptors), limit)
+               : connector.begin_write(std::move(descriptors), metadata, limit);
 }
 
 }  // namespace

@@ -32,15 +32,19 @@ void release_abandoned();
 /// This queue is drained by an event loop: it is woken when there is something to release.
 void watch_with(const std::shared_ptr<CompletionQueue>& queue);
 
+/// No Python object is released on this thread meanwhile: what its destructor does may need what
+/// the core has locked.
+class Deferred {
+ public:
+  Deferred();
+  Deferred(const Deferred&) = delete;
+  Deferred& operator=(const Deferred&) = delete;
+  ~Deferred();
+};
+
 /// Lets other Python threads run while this one blocks.
 class Unlocked {
- public:
-  Unlocked();
-  Unlocked(const Unlocked&) = delete;
-  Unlocked& operator=(const Unlocked&) = delete;
-  ~Unlocked();
-
- private:
+  Deferred deferred_;
   nb::gil_scoped_release release_;
 };
 

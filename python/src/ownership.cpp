@@ -20,7 +20,7 @@ std::atomic<std::weak_ptr<CompletionQueue>> watched_queue;
 /// A token that nobody waits for.
 constexpr std::uint64_t kLook = ~std::uint64_t{0};
 
-thread_local int unlocked_depth = 0;
+thread_local int deferred_depth = 0;
 
 int release_pending(void*) {
   release_abandoned();
@@ -40,7 +40,7 @@ void abandon(PyObject* object) {
 }
 
 bool python_may_run_here() {
-  return unlocked_depth == 0 && PyGILState_GetThisThreadState() != nullptr;
+  return deferred_depth == 0 && PyGILState_GetThisThreadState() != nullptr;
 }
 
 }  // namespace
@@ -70,7 +70,7 @@ void release_abandoned() {
 
 void watch_with(const std::shared_ptr<CompletionQueue>& queue) { watched_queue.store(queue); }
 
-Unlocked::Unlocked() { ++unlocked_depth; }
-Unlocked::~Unlocked() { --unlocked_depth; }
+Deferred::Deferred() { ++deferred_depth; }
+Deferred::~Deferred() { --deferred_depth; }
 
 }  // namespace nixl_connect::python

@@ -41,7 +41,7 @@ TEST(ConnectionState, PassesMilestonesInOrder) {
   EXPECT_TRUE(state->reached(Milestone::ready));
   EXPECT_TRUE(state->reached(Milestone::ended));
   EXPECT_FALSE(state->reached(Milestone::released));
-  state->make_ready("late");
+  state->make_ready("late", nullptr);
   EXPECT_TRUE(state->reached(Milestone::ended));
   state->let_go();
   EXPECT_TRUE(state->reached(Milestone::released));
@@ -56,7 +56,7 @@ TEST(ConnectionState, TellsEachWatcherOnce) {
   EXPECT_TRUE(state->notify(Milestone::released, queue, 4));
   state->forget(*queue, 3);
   std::vector<std::uint64_t> tokens;
-  state->make_ready("blob");
+  state->make_ready("blob", nullptr);
   queue->drain(tokens);
   EXPECT_EQ(tokens, (std::vector<std::uint64_t>{2}));
   state->finish(OperationStatus::complete);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <string>
@@ -20,6 +21,8 @@ inline ConnectorOptions fake_options(const std::string& name) {
   options.default_timeout = std::chrono::seconds(30);
   options.close_grace = std::chrono::milliseconds(50);
   options.linger = std::chrono::milliseconds(0);
+  // All tests run both ways: small operations by the caller, and everything by the engine's thread.
+  if (std::getenv("NIXL_CONNECT_TEST_NOTHING_INLINE") != nullptr) options.inline_limit = 0;
   return options;
 }
 

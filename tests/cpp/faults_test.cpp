@@ -342,6 +342,8 @@ TEST_F(Faults, TheDeadlineIsCheckedAfterWhatIsThere) {
 TEST_F(Faults, SlowRegistrationHoldsUpNobodyButTheEngine) {
   left->wait_started();
   fake_nixl::delay("register_mem", 100'000);
+  // The first small one is tried on the spot, and tells that it is slow.
+  offer(source).metadata();
   const auto began = std::chrono::steady_clock::now();
   const auto from = offer(source);
   EXPECT_EQ(from.status(), OperationStatus::initialized);
@@ -404,7 +406,8 @@ TEST_F(Faults, AMillionWouldLeaveNothingBehind) {
   EXPECT_EQ(after.agents, before.agents);
   EXPECT_LE(after.loaded_peers, before.loaded_peers);
   EXPECT_LE(after.loaded_regions, before.loaded_regions + 1);
-  EXPECT_EQ(after.notifications, 0u);
+  // What comes late is taken at the next look.
+  EXPECT_TRUE(eventually([] { return fake_nixl::counts().notifications == 0; }));
 }
 
 }  // namespace

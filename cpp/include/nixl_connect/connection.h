@@ -68,8 +68,8 @@ class NIXL_CONNECT_API Connection {
   /// operation, and on one that has ended otherwise than `complete` its failure, or
   /// `Error(cancelled)`.
   RdmaMetadata metadata(MetadataEncoding encoding = MetadataEncoding::base64) const;
-  /// The NIXL blob inside `metadata`.
-  std::string nixl_blob() const;
+  /// Its field of that name alone.
+  std::string nixl_metadata(MetadataEncoding encoding = MetadataEncoding::base64) const;
 
   /// Blocks until the milestone or the timeout. Returns whether the milestone was reached.
   bool wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout) const;

@@ -49,6 +49,15 @@ NIXL_CONNECT_API std::string encode_nixl_metadata(std::string_view blob, Metadat
 /// its end, or larger than `kMaxBlobSize` when decompressed. Thread safe.
 NIXL_CONNECT_API std::string decode_nixl_metadata(std::string_view text);
 
+/// The JSON of Dynamo's `RdmaMetadata`, in one line. Thread safe.
+NIXL_CONNECT_API std::string to_json(const RdmaMetadata& metadata);
+
+/// The reverse. Throws `Error(rejected_metadata)` that says what is wrong and at which byte:
+/// not JSON, another type than expected, an unknown field or device, a number beyond 64 bits.
+/// Fields that are missing keep their defaults; what an operation needs of them is checked when
+/// it begins. Thread safe.
+NIXL_CONNECT_API RdmaMetadata metadata_from_json(std::string_view json);
+
 /// The agent's name inside a NIXL blob. Throws `Error(rejected_metadata)` unless the whole
 /// blob has NIXL's form. Thread safe.
 NIXL_CONNECT_API std::string agent_name_of(std::string_view blob);
