@@ -51,6 +51,8 @@ struct ConnectionState {
   std::vector<Descriptor> local;
   std::vector<Region> local_regions;
   RemoteOffer remote;
+  /// Whether it is registered and begun within microseconds, and no time is spent on moving it.
+  bool small = false;
 
   // The engine's alone.
   Phase phase = Phase::fresh;

@@ -14,6 +14,9 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
 
+/// More regions than this are not a small operation.
+constexpr std::size_t kFewRegions = 16;
+
 /// Keys cannot be guessed: 128 random bits, in hexadecimal.
 std::string random_key() {
   constexpr std::size_t kBytes = 16;
@@ -127,9 +130,13 @@ struct Connector::Impl {
     state->time_limit = effective_timeout(engine->options(), timeout);
     state->began = Clock::now();
     state->local_regions.reserve(local.size());
+    std::size_t bytes = 0;
     for (const Descriptor& d : local) {
       state->local_regions.push_back(Region::of(d.device, d.address, d.size));
+      bytes += d.size;
     }
+    state->small = bytes <= engine->options().inline_limit && local.size() <= kFewRegions &&
+                   local.front().device.kind == DeviceKind::host;
     state->local = std::move(local);
     return state;
   }

@@ -21,10 +21,18 @@ constexpr auto kIdlePause = std::chrono::milliseconds(250);
 constexpr auto kShortestPause = std::chrono::microseconds(20);
 /// A pause is this fraction of the time since something last happened.
 constexpr int kPauseFraction = 8;
+/// While operations come and go, a rest is this fraction of what they take, and at most so long;
+/// with many at once, when it is throughput that counts, the larger one.
+constexpr int kRestFraction = 64;
+constexpr int kBusyRestFraction = 8;
+constexpr std::size_t kManyOperations = 8;
+constexpr auto kLongestRest = std::chrono::microseconds(100);
+/// How many transfers that have not ended are asked after at a look, at each of two places.
+constexpr std::size_t kAskedAfter = 1;
+/// How many operations what they take is averaged over.
+constexpr double kAgeMemory = 32;
 /// A look that is due at once.
 constexpr auto kNow = Clock::time_point::min();
-/// More regions than this are not quick.
-constexpr std::size_t kQuickRegions = 16;
 /// When registering and beginning has taken a caller longer than this, on a host whose drivers are
 /// slow, the engine's thread does it for so long.
 constexpr auto kQuick = std::chrono::microseconds(250);
@@ -34,6 +42,8 @@ constexpr int kTurnTries = 200;
 /// How long a caller looks after its own transfer before it leaves it to the thread: as long as a
 /// peer that is awake takes to answer.
 constexpr auto kPatience = std::chrono::microseconds(25);
+/// How many transfers it leaves alone at most after it has lost patience again and again.
+constexpr int kMostSkips = 63;
 
 /// Whether this thread has an engine's turn.
 thread_local bool in_turn = false;
@@ -147,6 +157,7 @@ bool Engine::notify_started(std::shared_ptr<CompletionQueue> queue, std::uint64_
 
 bool Engine::check_started() const {
   check_process();
+  if (start_ == Start::started && !closed()) return true;
   const std::lock_guard lock(mutex_);
   if (stopping_) throw Error(ErrorCode::closed, "the connector is closed");
   if (start_failure_) throw Error(start_failure_->code, start_failure_->message);
@@ -175,11 +186,14 @@ bool Engine::push(Command command, bool or_throw) {
   }
   start_locked();
   mailbox_.push_back(std::move(command));
-  if (sleeping_) {
-    sleeping_ = false;
-    wake_.notify_one();
-  }
+  wake_locked();
   return true;
+}
+
+void Engine::wake_locked() {
+  if (!sleeping_) return;
+  sleeping_ = false;
+  wake_.notify_one();
 }
 
 Engine::Turn::Turn(Engine& engine) : lock_(engine.turn_) { in_turn = true; }
@@ -202,11 +216,10 @@ bool Engine::attend_here(const std::shared_ptr<ConnectionState>& operation) {
     if (!turn || loop_ == nullptr || closed() || !loop_->attend_if_quick(operation)) return false;
     if (!loop_->pending()) return true;
   }
-  const std::lock_guard lock(mutex_);
   nudged_ = true;
   if (sleeping_) {
-    sleeping_ = false;
-    wake_.notify_one();
+    const std::lock_guard lock(mutex_);
+    wake_locked();
   }
   return true;
 }
@@ -228,7 +241,6 @@ void Engine::close() noexcept {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
-    sleeping_ = false;
     wake_.notify_one();
   }
   if (thread_ != nullptr && thread_->joinable() &&
@@ -238,18 +250,21 @@ void Engine::close() noexcept {
   }
 }
 
-void Engine::take(std::vector<Command>& commands, Clock::time_point deadline, bool& stop) {
+void Engine::take(std::vector<Command>& commands, Look look, bool& stop) {
   std::unique_lock lock(mutex_);
-  const auto due = [&] { return !mailbox_.empty() || nudged_ || (stopping_ && !stop); };
-  if (!due() && deadline != kNow) {
-    sleeping_ = true;
-    if (deadline == Clock::time_point::max()) {
-      wake_.wait(lock, [&] { return due() || !sleeping_; });
+  const auto due = [&] {
+    return (!look.rests && (!mailbox_.empty() || nudged_)) || (stopping_ && !stop);
+  };
+  // Before `nudged_` is looked at: who sets it looks at this next.
+  sleeping_ = look.at != kNow && !look.rests;
+  if (look.at != kNow && !due()) {
+    if (look.at == Clock::time_point::max()) {
+      wake_.wait(lock, due);
     } else {
-      wake_.wait_until(lock, deadline, [&] { return due() || !sleeping_; });
+      wake_.wait_until(lock, look.at, due);
     }
-    sleeping_ = false;
   }
+  sleeping_ = false;
   nudged_ = false;
   stop = stopping_;
   commands.swap(mailbox_);
@@ -310,7 +325,7 @@ void Engine::thread_main() noexcept {
   std::vector<Command> commands;
   bool stop = false;
   while (!stop) {
-    take(commands, Clock::time_point::max(), stop);
+    take(commands, {Clock::time_point::max()}, stop);
     for (Command& command : commands) {
       if (auto* operation = std::get_if<std::shared_ptr<ConnectionState>>(&command)) {
         (*operation)->finish(OperationStatus::errored, failure);
@@ -355,7 +370,7 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::ground() {
 }
 
 std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
-  Clock::time_point look = kNow;
+  Engine::Look look{kNow};
   Clock::time_point last_call = Clock::time_point::max();
   bool stop = false;
   while (true) {
@@ -379,15 +394,14 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
       // Once: nothing is accepted any more.
       if (stops_now) stop_operations();
 
-      worked |= poll_transfers();
-      worked |= poll_notifications();
+      worked |= look_around();
       worked |= expire_deadlines();
 
       if (stopping_ && (flights_.empty() || Clock::now() >= last_call)) break;
       look = next_look(worked);
     }
     // Whoever waits for a processor, or for the turn, goes first.
-    if (look == kNow) std::this_thread::yield();
+    if (look.at == kNow) std::this_thread::yield();
   }
   const Engine::Turn turn(engine_);
   return ground();
@@ -395,23 +409,47 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
 
 bool EngineLoop::attend_if_quick(const Operation& operation) {
   const auto began = Clock::now();
-  std::size_t bytes = 0;
-  for (const Region& region : operation->local_regions) bytes += region.size;
-  if (began < not_quick_until_ || operation->phase != ConnectionState::Phase::fresh || bytes > engine_.options().inline_limit ||
-      operation->local_regions.size() > kQuickRegions ||
-      operation->local_regions.front().type != capi::kDram ||
-      (!operation->passive && !peers_.knows(operation->remote))) {
+  if (!operation->small || operation->phase != ConnectionState::Phase::fresh ||
+      began < not_quick_until_ || (!operation->passive && !peers_.knows(operation->remote))) {
     return false;
   }
   attend(operation);
   last_work_ = Clock::now();
   if (last_work_ - began > kQuick) not_quick_until_ = last_work_ + kNotQuickPause;
-  if (flights_.size() == 1 && flights_.back() == operation) {
-    const auto until = last_work_ + kPatience;
-    while (!poll_transfer(0) && Clock::now() < until) {
-    }
+  // While large data may stream in, a look can take as long as they do.
+  if (large_ > 0) return true;
+  if (busy()) {
+    if (last_work_ - last_look_ > kShortestPause) look_around();
+  } else if (flights_.size() == 1 && flights_.back() == operation) {
+    see_through(last_work_ + kPatience);
   }
   return true;
+}
+
+void EngineLoop::see_through(Clock::time_point until) {
+  if (to_skip_ > 0) {
+    --to_skip_;
+    return;
+  }
+  while (!poll_transfer(0)) {
+    if (Clock::now() < until) {
+      // The peer's engine may want this very processor.
+      std::this_thread::yield();
+      continue;
+    }
+    // Its peer is not so quick now; the next ones will not try.
+    skips_ = std::min(2 * skips_ + 1, kMostSkips);
+    to_skip_ = skips_;
+    return;
+  }
+  skips_ = 0;
+}
+
+bool EngineLoop::look_around() {
+  bool worked = poll_transfers();
+  worked |= poll_notifications();
+  last_look_ = Clock::now();
+  return worked;
 }
 
 void EngineLoop::attend(const Operation& operation) {
@@ -463,6 +501,7 @@ void EngineLoop::offer(const Operation& operation) {
   }
   operation->phase = ConnectionState::Phase::offered;
   router_.add(operation);
+  if (!operation->small) ++large_;
 }
 
 void EngineLoop::hold_own(ConnectionState& operation) {
@@ -520,6 +559,7 @@ void EngineLoop::begin(const Operation& operation) {
     return;
   }
   operation->phase = ConnectionState::Phase::flying;
+  if (!operation->small) ++large_;
   try {
     if (operation->transfer->post()) {
       complete(operation);
@@ -541,8 +581,7 @@ bool EngineLoop::poll_transfer(std::size_t index) {
     error = caught;
   }
   const Operation operation = std::move(flights_[index]);
-  flights_[index] = std::move(flights_.back());
-  flights_.pop_back();
+  flights_.erase(flights_.begin() + static_cast<std::ptrdiff_t>(index));
   if (error) {
     break_off(operation, *error);
   } else {
@@ -552,10 +591,19 @@ bool EngineLoop::poll_transfer(std::size_t index) {
 }
 
 bool EngineLoop::poll_transfers() {
+  // Transfers to one peer mostly end in their order, and asking after one costs a look at all of
+  // UCX's interfaces. So the oldest are asked after until some have not ended, and of the others a
+  // few at each look, in turn.
   const std::size_t before = flights_.size();
-  for (std::size_t i = 0; i < flights_.size();) {
-    if (!poll_transfer(i)) ++i;
+  std::size_t index = 0;
+  for (std::size_t waiting = 0; index < flights_.size() && waiting < kAskedAfter;) {
+    if (!poll_transfer(index)) ++index, ++waiting;
   }
+  flight_cursor_ = std::max(flight_cursor_, index);
+  for (std::size_t asked = 0; asked < kAskedAfter && flight_cursor_ < flights_.size(); ++asked) {
+    if (!poll_transfer(flight_cursor_)) ++flight_cursor_;
+  }
+  if (flight_cursor_ >= flights_.size()) flight_cursor_ = 0;
   return flights_.size() < before;
 }
 
@@ -605,22 +653,34 @@ bool EngineLoop::expire_deadlines() {
   return worked;
 }
 
-Clock::time_point EngineLoop::next_look(bool worked) {
+bool EngineLoop::busy() const noexcept {
+  return router_.size() + flights_.size() >= kManyOperations;
+}
+
+Engine::Look EngineLoop::next_look(bool worked) {
   const auto now = Clock::now();
   if (worked) last_work_ = now;
   const auto idle = now - last_work_;
   const ConnectorOptions& options = engine_.options();
   Clock::time_point look = now + kIdlePause;
   if (pending()) {
-    if (idle < options.spin) return kNow;
+    if (idle < options.spin) {
+      // A fraction of what operations take anyway is not missed, and each look then finds more.
+      const int fraction = busy() ? kBusyRestFraction : kRestFraction;
+      const auto rest = std::min<Clock::duration>(
+          std::chrono::duration_cast<Clock::duration>(typical_age_) / fraction, kLongestRest);
+      if (rest < kShortestPause) return {kNow};
+      return {now + rest, true};
+    }
     const auto pause = std::max<Clock::duration>(idle / kPauseFraction, kShortestPause);
     look = now + std::min<Clock::duration>(pause, options.max_pause);
   }
   if (!deadlines_.empty()) look = std::min(look, deadlines_.begin()->first);
-  return look;
+  return {look};
 }
 
 void EngineLoop::complete(const Operation& operation) {
+  typical_age_ += (Clock::now() - operation->began - typical_age_) / kAgeMemory;
   if (operation->peer != nullptr) peers_.succeeded(*operation->peer);
   // Memory that nobody keeps alive for us may be freed by whoever learns of the end.
   const bool unowned = std::any_of(operation->local.begin(), operation->local.end(),
@@ -676,6 +736,7 @@ void EngineLoop::land(const Operation& operation) {
   if (operation->phase == Phase::offered || operation->phase == Phase::lingering) {
     router_.remove(*operation);
   }
+  if (!operation->small && operation->phase != Phase::fresh) --large_;
   operation->transfer.reset();
   forget_deadline(*operation);
   switch (operation->status()) {

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -103,9 +104,17 @@ class Engine : public std::enable_shared_from_this<Engine> {
   bool push(Command command, bool or_throw);
   void thread_main() noexcept;
   void report_started(Start outcome, std::optional<Failure> failure);
-  /// Moves the commands that wait to `commands`. Sleeps until there are some, until it is
-  /// nudged or to stop, or until `deadline`; not at all when that has passed.
-  void take(std::vector<Command>& commands, Clock::time_point deadline, bool& stop);
+  /// When to look again, and whether to sleep on meanwhile when there is something to do.
+  struct Look {
+    Clock::time_point at;
+    bool rests = false;
+  };
+
+  /// Moves the commands that wait to `commands`. Sleeps until the look is due, or until there
+  /// are some, or it is nudged or to stop.
+  void take(std::vector<Command>& commands, Look look, bool& stop);
+  /// Wakes the thread, unless it is awake or rests. With `mutex_` held.
+  void wake_locked();
 
   const ConnectorOptions options_;
 
@@ -120,11 +129,12 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::condition_variable wake_;
   std::condition_variable started_;
   std::vector<Command> mailbox_;
-  bool sleeping_ = false;
+  /// Asleep until it is woken: written with the lock held.
+  std::atomic<bool> sleeping_{false};
   /// There is something new to look at, without a command.
-  bool nudged_ = false;
+  std::atomic<bool> nudged_{false};
   bool stopping_ = false;
-  Start start_ = Start::idle;
+  std::atomic<Start> start_{Start::idle};
   std::optional<Failure> start_failure_;
   std::vector<std::pair<std::shared_ptr<CompletionQueue>, std::uint64_t>> start_watchers_;
   std::unique_ptr<std::thread> thread_;
@@ -177,9 +187,15 @@ class EngineLoop {
   /// Looks at one of the flights; returns whether it has ended, and is in `flights_` no more.
   bool poll_transfer(std::size_t index);
   bool poll_transfers();
+  /// Looks at what NIXL and the peers have done; returns whether there was anything.
+  bool look_around();
+  /// Looks after the one transfer in flight for a moment, if that has paid of late.
+  void see_through(Clock::time_point until);
+  /// Whether it is throughput that counts now.
+  bool busy() const noexcept;
   bool poll_notifications();
   bool expire_deadlines();
-  Clock::time_point next_look(bool worked);
+  Engine::Look next_look(bool worked);
 
   void complete(const Operation& operation);
   /// As `land`, of an operation that did not succeed: the peer is told.
@@ -208,11 +224,21 @@ class EngineLoop {
   std::shared_ptr<const MetadataEncoder> encoder_;
 
   std::vector<Engine::Command> commands_;
-  std::vector<Operation> flights_;
+  /// The posted transfers, in the order of their posting.
+  std::deque<Operation> flights_;
+  /// Where among them the last look ended.
+  std::size_t flight_cursor_ = 0;
   ConnectionState::Deadlines deadlines_;
   std::vector<std::pair<std::string, std::string>> messages_;
   Clock::time_point last_work_;
+  /// How long operations have taken of late, from their beginning to their end.
+  std::chrono::duration<double> typical_age_{0};
+  int skips_ = 0;
+  int to_skip_ = 0;
+  Clock::time_point last_look_;
   Clock::time_point not_quick_until_;
+  /// Operations that are offered or flying and not small.
+  std::size_t large_ = 0;
   /// What is counted here and nowhere else.
   ConnectorStats ended_;
   bool stopping_ = false;

@@ -85,7 +85,7 @@ class Connection:
 
     def reached(self, milestone: int) -> bool: ...
 
-    def nixl_blob(self) -> bytes:
+    def nixl_metadata(self, hex: bool) -> str:
         """What a passive operation offers; waits until it is registered."""
 
     def wait(self, milestone: int, timeout: float | None) -> bool:

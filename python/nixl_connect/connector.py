@@ -104,6 +104,7 @@ class Connection:
         if number <= 0:
             raise ValueError(f"number: expected a number above 0, got {number}")
         self._connector = connector
+        self._connector_core = connector._core
         self._name = f"{connector.name}-{number}"
 
     @property
@@ -469,8 +470,13 @@ class Connector:
         local_descriptors: Descriptor | list[Descriptor],
         timeout: float | Default | None,
     ) -> OperationT:
-        await self._started()
-        return await operation(self._shared_connection, local_descriptors, timeout)._made_ready()  # type: ignore[call-arg,arg-type]
+        if not self._core.check_started():
+            await self._started()
+        made = operation(self._shared_connection, local_descriptors, timeout)  # type: ignore[call-arg,arg-type]
+        if not made._core.reached(_core.READY):
+            await made._reach(_core.READY, None)
+        made._raise_failure()
+        return made
 
     def _create_blocking(
         self,
@@ -490,7 +496,8 @@ class Connector:
         local_descriptors: Descriptor | list[Descriptor],
         timeout: float | Default | None,
     ) -> ReadOperation:
-        await self._started()
+        if not self._core.check_started():
+            await self._started()
         return ReadOperation(self._shared_connection, remote_metadata, local_descriptors, timeout)
 
     async def _begin_write(
@@ -499,7 +506,8 @@ class Connector:
         remote_metadata: RdmaMetadata,
         timeout: float | Default | None,
     ) -> WriteOperation:
-        await self._started()
+        if not self._core.check_started():
+            await self._started()
         return WriteOperation(self._shared_connection, local_descriptors, remote_metadata, timeout)
 
 

@@ -320,8 +320,8 @@ class Descriptor(_core.Descriptor):
 
 def core_of(connection: Connection) -> _core.Connector:
     """The core's connector behind a connection. Raises `TypeError` for anything else."""
-    from .connector import Connection
-
-    if not isinstance(connection, Connection):
-        raise TypeError(f"connection: expected Connection, got {type(connection).__name__}")
-    return connection.connector._core
+    try:
+        return connection._connector_core
+    except AttributeError:
+        pass
+    raise TypeError(f"connection: expected Connection, got {type(connection).__name__}")

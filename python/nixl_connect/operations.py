@@ -229,13 +229,6 @@ class AbstractOperation(ABC):
         ):
             raise self._wait_timed_out(timeout)
 
-    async def _made_ready(self: Self) -> Self:
-        """Wait until the memory is registered; raises why it could not be."""
-        if not self._core.reached(_core.READY):
-            await self._reach(_core.READY, None)
-        self._raise_failure()
-        return self
-
     def _wait_timed_out(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"{self!r} has not ended after {timeout} s; it goes on")
 

@@ -24,7 +24,7 @@ struct ConnectorOptions {
   std::string name = "worker";
   /// NIXL's backend and its parameters, over the plug-in's defaults.
   std::string backend = "UCX";
-  std::map<std::string, std::string> backend_parameters;
+  std::map<std::string, std::string> backend_parameters{};
   /// How long an operation may take unless it says otherwise; nothing for no deadline.
   std::optional<std::chrono::nanoseconds> default_timeout = std::chrono::minutes(5);
   /// Whether NIXL runs a progress thread of its own. It burns most of a core even when idle
@@ -51,10 +51,10 @@ struct ConnectorOptions {
   /// Peers that are kept loaded before the one that was used longest ago is forgotten.
   std::size_t max_peers = 1024;
   /// `libnixl_capi.so` itself; overrides the search.
-  std::string nixl_library;
+  std::string nixl_library{};
   /// Places to look after the environment variable `NIXL_CONNECT_NIXL_LIBRARY` and the
   /// libraries this process has loaded, and before the system's.
-  std::vector<std::string> nixl_library_candidates;
+  std::vector<std::string> nixl_library_candidates{};
 };
 
 /// What a connector has done and holds, at one moment.
