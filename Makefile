@@ -84,7 +84,9 @@ test-sanitizers: $(STAMPS)/package $(STAMPS)/googletest
 	    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DNIXL_CONNECT_BUILD_TESTS=ON \
 	    -DNIXL_CONNECT_SANITIZE=$$(echo $$sanitizers | tr + ,) >/dev/null && \
 	  $(BIN)/cmake --build $(BUILD)/$$sanitizers --target nixl_connect_fault_tests && \
-	  ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 && \
+	  $(BUILD)/$$sanitizers/tests/cpp/nixl_connect_fault_tests && \
+	  NIXL_CONNECT_TEST_NOTHING_INLINE=1 \
 	    $(BUILD)/$$sanitizers/tests/cpp/nixl_connect_fault_tests || exit 1; \
 	done
 

@@ -164,10 +164,11 @@ struct RawMover {
   std::vector<std::pair<std::size_t, RawNixl::Request>> flights;
 };
 
-/// The library, from a thread that sleeps in `poll`.
+/// The library, from a thread that sleeps in `poll`, or from one that polls itself.
 struct Ours {
   Ours(const char* name, const Options& options, const Buffers& buffers)
-      : connector(connector_options(name, options)),
+      : polls(options.library == "ours-polling"),
+        connector(connector_options(name, options)),
         queue(nc::CompletionQueue::create()),
         size(options.size),
         memory(buffers) {
@@ -190,6 +191,7 @@ struct Ours {
   }
 
   void progress(const Ended& ended) {
+    if (polls) connector.progress();
     tokens.clear();
     queue->drain(tokens);
     for (const std::uint64_t slot : tokens) {
@@ -200,10 +202,12 @@ struct Ours {
   }
 
   void wait(const Lines& lines) {
+    if (polls) return;
     pollfd fds[2] = {{lines.fd(), POLLIN, 0}, {queue->fd(), POLLIN, 0}};
     ::poll(fds, 2, -1);
   }
 
+  const bool polls;
   nc::Connector connector;
   std::shared_ptr<nc::CompletionQueue> queue;
   std::size_t size;

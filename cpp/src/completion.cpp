@@ -22,26 +22,24 @@ std::shared_ptr<CompletionQueue> CompletionQueue::create() {
 CompletionQueue::~CompletionQueue() { ::close(fd_); }
 
 void CompletionQueue::drain(std::vector<std::uint64_t>& tokens) {
-  std::uint64_t count = 0;
-  // Nothing to read is no error: the wake-up may have been taken by an earlier drain.
-  [[maybe_unused]] const ssize_t n = ::read(fd_, &count, sizeof count);
   const std::lock_guard lock(mutex_);
+  if (tokens_.empty()) return;
+  std::uint64_t count = 0;
+  // With the lock held, as it was written: the descriptor is readable exactly while there are
+  // tokens.
+  [[maybe_unused]] const ssize_t n = ::read(fd_, &count, sizeof count);
   tokens.insert(tokens.end(), tokens_.begin(), tokens_.end());
   tokens_.clear();
 }
 
 void CompletionQueue::push(std::uint64_t token) {
-  bool was_empty = false;
-  {
-    const std::lock_guard lock(mutex_);
-    was_empty = tokens_.empty();
-    tokens_.push_back(token);
-  }
-  if (was_empty) {
-    const std::uint64_t one = 1;
-    // Cannot fail: the counter is far below its limit.
-    [[maybe_unused]] const ssize_t n = ::write(fd_, &one, sizeof one);
-  }
+  const std::lock_guard lock(mutex_);
+  const bool was_empty = tokens_.empty();
+  tokens_.push_back(token);
+  if (!was_empty) return;
+  const std::uint64_t one = 1;
+  // Cannot fail: the counter is 0.
+  [[maybe_unused]] const ssize_t n = ::write(fd_, &one, sizeof one);
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -70,8 +70,16 @@ RdmaMetadata Connection::metadata(MetadataEncoding encoding) const {
 }
 
 bool Connection::wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout) const {
+  if (timeout) *timeout = std::min(*timeout, kLongestWait);
   if (state_->reached(milestone)) return true;
   state_->engine->check_process();
+  // Who waits anyway may as well look: a wait that is over soon is then spared two switches between
+  // threads.
+  const auto now = Clock::now();
+  const std::chrono::nanoseconds spin = state_->engine->options().spin;
+  const auto limit = timeout ? std::min(*timeout, spin) : spin;
+  state_->engine->look_until([&] { return state_->reached(milestone); }, now + limit);
+  if (timeout) *timeout -= Clock::now() - now;
   return state_->wait(milestone, timeout);
 }
 

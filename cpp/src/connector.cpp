@@ -9,6 +9,7 @@
 
 #include "engine.h"
 #include "hex.h"
+#include "process.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -25,14 +26,14 @@ std::string random_key() {
   thread_local std::size_t used = pool.size();
   thread_local pid_t filled_by = 0;
   // A forked child must not hand out its parent's keys.
-  if (used == pool.size() || filled_by != ::getpid()) {
+  if (used == pool.size() || filled_by != this_process()) {
     std::size_t filled = 0;
     while (filled < pool.size()) {
       const ssize_t n = ::getrandom(pool.data() + filled, pool.size() - filled, 0);
       if (n > 0) filled += static_cast<std::size_t>(n);
     }
     used = 0;
-    filled_by = ::getpid();
+    filled_by = this_process();
   }
   const std::string key = to_hex({pool.data() + used, kBytes});
   used += kBytes;
@@ -240,6 +241,8 @@ Connection Connector::begin_write(std::vector<Descriptor> local, const RdmaMetad
                                   std::optional<std::chrono::nanoseconds> timeout) {
   return impl_->begin(OperationKind::write, remote, std::move(local), timeout);
 }
+
+bool Connector::progress() { return impl_->engine->progress(); }
 
 Registration Connector::register_memory(const Descriptor& descriptor) {
   check_local({descriptor});

@@ -3,13 +3,13 @@
 #include <pthread.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
 
 #include "hex.h"
 #include "nixl_connect/error.h"
+#include "process.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -28,15 +28,17 @@ constexpr int kBusyRestFraction = 8;
 constexpr std::size_t kManyOperations = 8;
 constexpr auto kLongestRest = std::chrono::microseconds(100);
 /// How many transfers that have not ended are asked after at a look, at each of two places.
-constexpr std::size_t kAskedAfter = 1;
+constexpr std::size_t kAskedAfter = 2;
 /// How many operations what they take is averaged over.
 constexpr double kAgeMemory = 32;
-/// A look that is due at once.
-constexpr auto kNow = Clock::time_point::min();
 /// When registering and beginning has taken a caller longer than this, on a host whose drivers are
 /// slow, the engine's thread does it for so long.
 constexpr auto kQuick = std::chrono::microseconds(250);
 constexpr auto kNotQuickPause = std::chrono::milliseconds(100);
+/// For so long the engine's thread leaves the work to whoever has called `progress` last, but for a
+/// look at each of these intervals.
+constexpr auto kDrivenFor = std::chrono::milliseconds(20);
+constexpr auto kDrivenPause = std::chrono::milliseconds(2);
 /// How often a caller tries to get the turn: the time of a look or two that find nothing.
 constexpr int kTurnTries = 200;
 /// How long a caller looks after its own transfer before it leaves it to the thread: as long as a
@@ -106,7 +108,7 @@ Engine::~Engine() { close(); }
 
 bool Engine::in_forked_child() const noexcept {
   const pid_t process = process_.load(std::memory_order_relaxed);
-  return process != 0 && process != ::getpid();
+  return process != 0 && process != this_process();
 }
 
 void Engine::check_process() const {
@@ -120,7 +122,7 @@ void Engine::check_process() const {
 
 void Engine::start_locked() {
   if (start_ != Start::idle) return;
-  const pid_t here = ::getpid();
+  const pid_t here = this_process();
   pid_t starter = 0;
   if (!ucx_process.compare_exchange_strong(starter, here) && starter != here) {
     throw Error(ErrorCode::forked,
@@ -186,14 +188,8 @@ bool Engine::push(Command command, bool or_throw) {
   }
   start_locked();
   mailbox_.push_back(std::move(command));
-  wake_locked();
+  if (pause_ == Pause::sleep) wake_.notify_one();
   return true;
-}
-
-void Engine::wake_locked() {
-  if (!sleeping_) return;
-  sleeping_ = false;
-  wake_.notify_one();
 }
 
 Engine::Turn::Turn(Engine& engine) : lock_(engine.turn_) { in_turn = true; }
@@ -217,9 +213,9 @@ bool Engine::attend_here(const std::shared_ptr<ConnectionState>& operation) {
     if (!loop_->pending()) return true;
   }
   nudged_ = true;
-  if (sleeping_) {
+  if (pause_ == Pause::sleep) {
     const std::lock_guard lock(mutex_);
-    wake_locked();
+    wake_.notify_one();
   }
   return true;
 }
@@ -233,6 +229,59 @@ bool Engine::attend_if_open(std::shared_ptr<ConnectionState> operation) {
 }
 
 bool Engine::run(Task task) { return push(std::move(task), false); }
+
+void Engine::take_commands(std::vector<Command>& commands) {
+  const std::lock_guard lock(mutex_);
+  commands.swap(mailbox_);
+}
+
+bool Engine::progress() {
+  check_process();
+  const Turn turn(*this, std::try_to_lock);
+  if (!turn || loop_ == nullptr || closed()) return false;
+  std::vector<Command> commands;
+  take_commands(commands);
+  const bool worked = loop_->turn(commands);
+  loop_->driven();
+  return worked;
+}
+
+bool Engine::look_once() {
+  const Turn turn(*this, std::try_to_lock);
+  // Whoever has it looks around for everybody.
+  if (!turn) return true;
+  if (loop_ == nullptr || closed() || !loop_->looks_are_quick()) return false;
+  {
+    // What the thread has been asked to do goes first, and may take long.
+    const std::lock_guard lock(mutex_);
+    if (!mailbox_.empty() && !loop_->is_driven()) return false;
+  }
+  std::vector<Command> commands;
+  take_commands(commands);
+  loop_->turn(commands);
+  loop_->waited_for(true);
+  return true;
+}
+
+void Engine::look_until(const std::function<bool()>& there, Clock::time_point until) {
+  bool looked = false;
+  while (!there() && look_once()) {
+    looked = true;
+    if (Clock::now() >= until) break;
+    // The peer's engine may want this very processor.
+    std::this_thread::yield();
+  }
+  if (!looked) return;
+  {
+    const Turn turn(*this);
+    if (loop_ == nullptr) return;
+    loop_->waited_for(false);
+    if (!loop_->pending() || loop_->is_driven()) return;
+  }
+  const std::lock_guard lock(mutex_);
+  called_ = true;
+  wake_.notify_one();
+}
 
 void Engine::close() noexcept {
   closed_.store(true, std::memory_order_release);
@@ -253,19 +302,21 @@ void Engine::close() noexcept {
 void Engine::take(std::vector<Command>& commands, Look look, bool& stop) {
   std::unique_lock lock(mutex_);
   const auto due = [&] {
-    return (!look.rests && (!mailbox_.empty() || nudged_)) || (stopping_ && !stop);
+    return called_ || (stopping_ && !stop) ||
+           (look.pause == Pause::sleep && (nudged_ || !mailbox_.empty()));
   };
   // Before `nudged_` is looked at: who sets it looks at this next.
-  sleeping_ = look.at != kNow && !look.rests;
-  if (look.at != kNow && !due()) {
+  pause_ = look.pause;
+  if (look.pause != Pause::none && !due()) {
     if (look.at == Clock::time_point::max()) {
       wake_.wait(lock, due);
     } else {
       wake_.wait_until(lock, look.at, due);
     }
   }
-  sleeping_ = false;
+  pause_ = Pause::none;
   nudged_ = false;
+  called_ = false;
   stop = stopping_;
   commands.swap(mailbox_);
 }
@@ -370,41 +421,52 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::ground() {
 }
 
 std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
-  Engine::Look look{kNow};
+  Engine::Look look{Clock::now(), Engine::Pause::none};
   Clock::time_point last_call = Clock::time_point::max();
   bool stop = false;
   while (true) {
     engine_.take(commands_, look, stop);
     {
-      const Engine::Turn turn(engine_);
+      const Engine::Turn ours(engine_);
       const bool stops_now = stop && !stopping_;
       if (stops_now) {
         stopping_ = true;
         last_call = Clock::now() + engine_.options().close_grace;
       }
-      bool worked = !commands_.empty();
-      for (Engine::Command& command : commands_) {
-        if (auto* operation = std::get_if<Operation>(&command)) {
-          attend(*operation);
-        } else {
-          std::get<Engine::Task>(command)(*this);
-        }
-      }
-      commands_.clear();
+      const bool worked = turn(commands_);
       // Once: nothing is accepted any more.
       if (stops_now) stop_operations();
-
-      worked |= look_around();
-      worked |= expire_deadlines();
-
       if (stopping_ && (flights_.empty() || Clock::now() >= last_call)) break;
       look = next_look(worked);
     }
     // Whoever waits for a processor, or for the turn, goes first.
-    if (look.at == kNow) std::this_thread::yield();
+    if (look.pause == Engine::Pause::none) std::this_thread::yield();
   }
-  const Engine::Turn turn(engine_);
+  const Engine::Turn ours(engine_);
   return ground();
+}
+
+bool EngineLoop::turn(std::vector<Engine::Command>& commands) {
+  bool worked = !commands.empty();
+  for (Engine::Command& command : commands) {
+    if (auto* operation = std::get_if<Operation>(&command)) {
+      attend(*operation);
+    } else {
+      std::get<Engine::Task>(command)(*this);
+    }
+  }
+  commands.clear();
+  worked |= look_around();
+  worked |= expire_deadlines();
+  return worked;
+}
+
+void EngineLoop::driven() noexcept { last_driven_ = last_look_; }
+
+bool EngineLoop::is_driven() const noexcept { return Clock::now() - last_driven_ < kDrivenFor; }
+
+void EngineLoop::waited_for(bool now) noexcept {
+  last_waited_for_ = now ? last_look_ : Clock::time_point{};
 }
 
 bool EngineLoop::attend_if_quick(const Operation& operation) {
@@ -416,8 +478,8 @@ bool EngineLoop::attend_if_quick(const Operation& operation) {
   attend(operation);
   last_work_ = Clock::now();
   if (last_work_ - began > kQuick) not_quick_until_ = last_work_ + kNotQuickPause;
-  // While large data may stream in, a look can take as long as they do.
-  if (large_ > 0) return true;
+  // Who drives the engine looks soon anyway.
+  if (!looks_are_quick() || is_driven()) return true;
   if (busy()) {
     if (last_work_ - last_look_ > kShortestPause) look_around();
   } else if (flights_.size() == 1 && flights_.back() == operation) {
@@ -662,6 +724,7 @@ Engine::Look EngineLoop::next_look(bool worked) {
   if (worked) last_work_ = now;
   const auto idle = now - last_work_;
   const ConnectorOptions& options = engine_.options();
+  if (is_driven() || now - last_waited_for_ < kDrivenFor) return {now + kDrivenPause, Engine::Pause::rest};
   Clock::time_point look = now + kIdlePause;
   if (pending()) {
     if (idle < options.spin) {
@@ -669,8 +732,8 @@ Engine::Look EngineLoop::next_look(bool worked) {
       const int fraction = busy() ? kBusyRestFraction : kRestFraction;
       const auto rest = std::min<Clock::duration>(
           std::chrono::duration_cast<Clock::duration>(typical_age_) / fraction, kLongestRest);
-      if (rest < kShortestPause) return {kNow};
-      return {now + rest, true};
+      if (rest < kShortestPause) return {now, Engine::Pause::none};
+      return {now + rest, Engine::Pause::rest};
     }
     const auto pause = std::max<Clock::duration>(idle / kPauseFraction, kShortestPause);
     look = now + std::min<Clock::duration>(pause, options.max_pause);

@@ -72,6 +72,12 @@ class Engine : public std::enable_shared_from_this<Engine> {
   /// task was to undo is undone already.
   bool run(Task task);
 
+  /// As `Connector::progress`.
+  bool progress();
+  /// Looks around on the calling thread until `there` says so, or `until` has passed, or looks are
+  /// not quick any more. The engine's thread rests meanwhile.
+  void look_until(const std::function<bool()>& there, Clock::time_point until);
+
   /// As `Connector::close`.
   void close() noexcept;
   bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
@@ -99,22 +105,27 @@ class Engine : public std::enable_shared_from_this<Engine> {
     std::unique_lock<std::mutex> lock_;
   };
 
+  void take_commands(std::vector<Command>& commands);
+  bool look_once();
   bool attend_here(const std::shared_ptr<ConnectionState>& operation);
   void start_locked();
   bool push(Command command, bool or_throw);
   void thread_main() noexcept;
   void report_started(Start outcome, std::optional<Failure> failure);
-  /// When to look again, and whether to sleep on meanwhile when there is something to do.
+  /// How the thread spends the time until its next look, and what ends it before.
+  enum class Pause : std::uint8_t {
+    none,
+    rest,   ///< Nothing: what comes meanwhile is taken at the next look, all at once.
+    sleep,  ///< Whatever there is to do.
+  };
   struct Look {
     Clock::time_point at;
-    bool rests = false;
+    Pause pause = Pause::sleep;
   };
 
-  /// Moves the commands that wait to `commands`. Sleeps until the look is due, or until there
-  /// are some, or it is nudged or to stop.
+  /// Moves the commands that wait to `commands`. Pauses before, until the look is due or something
+  /// ends the pause.
   void take(std::vector<Command>& commands, Look look, bool& stop);
-  /// Wakes the thread, unless it is awake or rests. With `mutex_` held.
-  void wake_locked();
 
   const ConnectorOptions options_;
 
@@ -129,10 +140,12 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::condition_variable wake_;
   std::condition_variable started_;
   std::vector<Command> mailbox_;
-  /// Asleep until it is woken: written with the lock held.
-  std::atomic<bool> sleeping_{false};
+  /// Written with the lock held.
+  std::atomic<Pause> pause_{Pause::none};
   /// There is something new to look at, without a command.
   std::atomic<bool> nudged_{false};
+  /// To end any pause.
+  bool called_ = false;
   bool stopping_ = false;
   std::atomic<Start> start_{Start::idle};
   std::optional<Failure> start_failure_;
@@ -157,6 +170,19 @@ class EngineLoop {
   std::vector<std::shared_ptr<ConnectionState>> run();
   /// After an exception from `run`: ends all operations, and returns them likewise.
   std::vector<std::shared_ptr<ConnectionState>> abandon(const Failure& failure);
+
+  /// Does what the commands say, and looks at what NIXL, the peers and the clock have done; returns
+  /// whether there was anything.
+  bool turn(std::vector<Engine::Command>& commands);
+  /// Looks at what NIXL and the peers have done; returns whether there was anything.
+  bool look_around();
+  /// Whether a look takes microseconds only: no large data may stream in meanwhile.
+  bool looks_are_quick() const noexcept { return large_ == 0; }
+  /// `Connector::progress` has had its turn: it will again.
+  void driven() noexcept;
+  bool is_driven() const noexcept;
+  /// A waiter looks around, or does so no more.
+  void waited_for(bool now) noexcept;
 
   /// Takes the operation as far as it comes within microseconds. Returns false, and does
   /// nothing, when it might take longer.
@@ -187,8 +213,6 @@ class EngineLoop {
   /// Looks at one of the flights; returns whether it has ended, and is in `flights_` no more.
   bool poll_transfer(std::size_t index);
   bool poll_transfers();
-  /// Looks at what NIXL and the peers have done; returns whether there was anything.
-  bool look_around();
   /// Looks after the one transfer in flight for a moment, if that has paid of late.
   void see_through(Clock::time_point until);
   /// Whether it is throughput that counts now.
@@ -236,6 +260,8 @@ class EngineLoop {
   int skips_ = 0;
   int to_skip_ = 0;
   Clock::time_point last_look_;
+  Clock::time_point last_driven_;
+  Clock::time_point last_waited_for_;
   Clock::time_point not_quick_until_;
   /// Operations that are offered or flying and not small.
   std::size_t large_ = 0;

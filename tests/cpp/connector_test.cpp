@@ -57,6 +57,36 @@ TEST_F(ConnectorTest, ReadsAndWrites) {
   }
 }
 
+TEST_F(ConnectorTest, IsDrivenByItsCaller) {
+  left.wait_started();
+  right.wait_started();
+  for (const std::size_t size : {std::size_t{1}, std::size_t{4096}, std::size_t{8} << 20}) {
+    const Buffer source(size, 7);
+    const Buffer target(size);
+    for (int i = 0; i < 50; ++i) {
+      const auto offer = left.create_readable({source.descriptor()});
+      while (!offer.reached(Milestone::ready)) left.progress();
+      const auto read = right.begin_read(offer.metadata(), {target.descriptor()});
+      while (!read.reached(Milestone::ended) || !offer.reached(Milestone::ended)) {
+        left.progress();
+        right.progress();
+      }
+      ASSERT_EQ(read.status(), OperationStatus::complete);
+      ASSERT_EQ(offer.status(), OperationStatus::complete);
+      ASSERT_TRUE(source == target);
+    }
+    // Its thread takes over when its caller has stopped.
+    const auto offer = left.create_readable({source.descriptor()});
+    const auto read = right.begin_read(offer.metadata(), {target.descriptor()});
+    const auto queue = CompletionQueue::create();
+    if (!offer.notify(Milestone::ended, queue, 1)) queue->push(1);
+    pollfd fd{queue->fd(), POLLIN, 0};
+    EXPECT_EQ(::poll(&fd, 1, 30'000), 1);
+  }
+  left.close();
+  EXPECT_FALSE(left.progress());
+}
+
 TEST_F(ConnectorTest, ManyAtOnceInBothDirectionsAndToItself) {
   struct Flight {
     Buffer source, target;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "metadata_encoder.h"
 #include "nixl_connect/error.h"
 
 namespace nixl_connect {
@@ -25,6 +26,33 @@ TEST(Metadata, RoundTripsBlobsOfEverySize) {
     }
     blob += static_cast<char>(size * 31 % 256);
   }
+}
+
+TEST(MetadataEncoder, WritesWhatAnyPeerReads) {
+  std::string prefix;
+  for (int size = 0; size < 400; size += 7) {
+    const MetadataEncoder encoder(prefix);
+    std::string blob = prefix;
+    for (int more = 0; more < 70; ++more) {
+      const std::string text = encoder.encode(blob);
+      ASSERT_TRUE(text.starts_with("b64:"));
+      ASSERT_EQ(decode_nixl_metadata(text), blob) << size << " + " << more;
+      blob += static_cast<char>(more * 37 % 256);
+    }
+    for (int i = 0; i < 7; ++i) prefix += static_cast<char>((size + i) * 31 % 256);
+  }
+}
+
+TEST(MetadataEncoder, EncodesAnyBlob) {
+  const MetadataEncoder encoder("begins like this");
+  for (const std::string& blob :
+       {std::string(), std::string("begins"), std::string("begins otherwise"),
+        "begins like this" + std::string(1024, 'x'), "begins like this" + std::string(1025, 'x'),
+        "begins like this" + std::string(1 << 20, 'x')}) {
+    EXPECT_EQ(decode_nixl_metadata(encoder.encode(blob)), blob);
+  }
+  // Many regions are alike, and are compressed.
+  EXPECT_LT(encoder.encode("begins like this" + std::string(1 << 20, 'x')).size(), 10'000u);
 }
 
 TEST(Metadata, TakesTheLargestBlobAndNoLarger) {

@@ -72,6 +72,38 @@ TEST_F(Threads, RandomOperationsEndRight) {
   expect_idle();
 }
 
+TEST_F(Threads, DrivenByManyAtOnce) {
+  fake_nixl::end_transfers_after(3);
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> drivers;
+  for (int t = 0; t < 3; ++t) {
+    drivers.emplace_back([&] {
+      while (!stop) {
+        left->progress();
+        right->progress();
+      }
+    });
+  }
+  std::vector<std::thread> users;
+  for (int t = 0; t < 3; ++t) {
+    users.emplace_back([&, t] {
+      const Buffer source(t == 0 ? 1 << 20 : 300, static_cast<unsigned>(t) + 1);
+      const Buffer target(source.bytes->size());
+      for (int i = 0; i < 100; ++i) {
+        const auto offer = left->create_readable({source.descriptor()});
+        const auto read = right->begin_read(offer.metadata(), {target.descriptor()});
+        ASSERT_EQ(end_of(read), "complete");
+        ASSERT_EQ(end_of(offer), "complete");
+      }
+      ASSERT_TRUE(source == target);
+    });
+  }
+  for (auto& user : users) user.join();
+  stop = true;
+  for (auto& driver : drivers) driver.join();
+  expect_idle();
+}
+
 TEST_F(Threads, ClosingUnderUse) {
   for (int round = 0; round < 20; ++round) {
     auto connector = std::make_unique<Connector>(testing::fake_options("closing"));

@@ -12,9 +12,9 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// The way completions reach a poll loop: a mailbox of tokens and a descriptor that is
 /// readable while the mailbox holds any.
 ///
-/// The descriptor (an `eventfd`, close-on-exec, non-blocking) is written only when the
-/// mailbox goes from empty to non-empty, and `drain` reads it before it empties the
-/// mailbox: many completions cost one wake-up, and none is lost.
+/// The descriptor (an `eventfd`, close-on-exec, non-blocking) is written when the mailbox goes
+/// from empty to non-empty, and read when it is emptied: many completions cost one wake-up, none
+/// is lost, and to drain an empty queue costs no system call.
 ///
 /// Thread safety: distinct objects are independent; `push` may be called from any thread;
 /// `drain` from one thread at a time.

@@ -142,6 +142,13 @@ class NIXL_CONNECT_API Connector {
   Connection begin_write(std::vector<Descriptor> local, const RdmaMetadata& remote,
                          std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
 
+  /// Does the engine's work on the calling thread, and returns whether there was any. For runtimes
+  /// that poll anyway: while this is called every 20 ms or more often, the connector's own thread
+  /// stays out of the way, and an operation costs hardly more than the bare NIXL calls. What is
+  /// begun is posted by this call, so large transfers between processes of a host are copied by it.
+  /// Never waits for the thread: false when it is at work. Completions arrive as always.
+  bool progress();
+
   /// Registers memory by hand. Blocks until NIXL has done so.
   Registration register_memory(const Descriptor& descriptor);
 

@@ -1,0 +1,29 @@
+#include "process.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <atomic>
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+std::atomic<pid_t> known{0};
+
+/// Children look again. Before anything can call `this_process`, and so outside any `fork`.
+[[maybe_unused]] const int registered =
+    ::pthread_atfork(nullptr, nullptr, [] { known.store(0, std::memory_order_relaxed); });
+
+}  // namespace
+
+pid_t this_process() noexcept {
+  pid_t process = known.load(std::memory_order_relaxed);
+  if (process == 0) {
+    process = ::getpid();
+    known.store(process, std::memory_order_relaxed);
+  }
+  return process;
+}
+
+NIXL_CONNECT_NAMESPACE_END
