@@ -175,9 +175,10 @@ struct Ours {
     connector.wait_started();
   }
 
-  static nc::ConnectorOptions connector_options(const char* name, const Options&) {
+  static nc::ConnectorOptions connector_options(const char* name, const Options& options) {
     nc::ConnectorOptions result;
     result.name = name;
+    result.engines = options.engines;
     return result;
   }
 

@@ -168,9 +168,11 @@ Transfer Agent::create_transfer(OperationKind kind, const std::vector<Region>& l
   capi::OptArgsHandle* raw = nullptr;
   check("create_opt_args", api_.create_opt_args(&raw));
   const Scoped<capi::OptArgsHandle> options(raw, api_.destroy_opt_args);
-  check("opt_args_set_has_notif", api_.opt_args_set_has_notif(options.get(), true));
-  check("opt_args_set_notif_msg",
-        api_.opt_args_set_notif_msg(options.get(), notification.data(), notification.size()));
+  if (!notification.empty()) {
+    check("opt_args_set_has_notif", api_.opt_args_set_has_notif(options.get(), true));
+    check("opt_args_set_notif_msg",
+          api_.opt_args_set_notif_msg(options.get(), notification.data(), notification.size()));
+  }
 
   capi::XferRequestHandle* request = nullptr;
   const int operation = kind == OperationKind::read ? capi::kRead : capi::kWrite;

@@ -101,8 +101,8 @@ class Agent {
   /// Forgets all that was loaded for the peer and disconnects it. Harmless when nothing was.
   void forget_remote(const std::string& peer) noexcept;
 
-  /// The transfer's end is told to the peer by a notification. The lists match in number and
-  /// sizes, and each is of one memory type.
+  /// The transfer's end is told to the peer by the notification, unless that is empty. The lists
+  /// match in number and sizes, and each is of one memory type.
   Transfer create_transfer(OperationKind kind, const std::vector<Region>& local,
                            const std::vector<Region>& remote, const std::string& peer,
                            const std::string& notification);

@@ -34,7 +34,7 @@ struct ConnectionState {
   using Deadlines = std::multimap<Clock::time_point, std::shared_ptr<ConnectionState>>;
 
   /// Where the engine has taken it.
-  enum class Phase : std::uint8_t { fresh, offered, lingering, flying, released };
+  enum class Phase : std::uint8_t { fresh, offered, lingering, split, flying, released };
 
   // Set before the engine sees it, then read by anybody.
   std::shared_ptr<Engine> engine;
@@ -53,8 +53,14 @@ struct ConnectionState {
   RemoteOffer remote;
   /// Whether it is registered and begun within microseconds, and no time is spent on moving it.
   bool small = false;
+  /// Most of a large transfer, to be moved by other engines. When all have been, the operation
+  /// itself moves what is left, and so tells the peer.
+  std::vector<std::shared_ptr<ConnectionState>> parts;
+  /// What this is a part of.
+  std::shared_ptr<ConnectionState> whole;
 
   // The engine's alone.
+  std::size_t parts_left = 0;
   Phase phase = Phase::fresh;
   MemoryRegistry::Lease lease;
   std::optional<Transfer> transfer;

@@ -17,6 +17,11 @@ namespace {
 
 /// More regions than this are not a small operation.
 constexpr std::size_t kFewRegions = 16;
+/// From so many bytes on an operation is for the copiers, in parts of at least that.
+constexpr std::size_t kLarge = std::size_t{1} << 20;
+constexpr std::size_t kMostEngines = 64;
+/// What is left to an operation itself when the rest has been shared out.
+constexpr std::size_t kTail = 4096;
 
 /// Keys cannot be guessed: 128 random bits, in hexadecimal.
 std::string random_key() {
@@ -76,6 +81,27 @@ const char* kind_name(OperationKind kind) {
   return kind == OperationKind::read ? "READ" : kind == OperationKind::write ? "WRITE" : "none";
 }
 
+std::size_t bytes_in(const std::vector<Region>& regions) {
+  std::size_t bytes = 0;
+  for (const Region& region : regions) bytes += region.size;
+  return bytes;
+}
+
+/// The bytes from `begin` to `end` of the regions, one after the other.
+std::vector<Region> cut(const std::vector<Region>& regions, std::size_t begin, std::size_t end) {
+  std::vector<Region> slice;
+  std::size_t at = 0;
+  for (const Region& region : regions) {
+    const std::size_t from = std::max(begin, at);
+    const std::size_t to = std::min(end, at + region.size);
+    if (from < to) {
+      slice.push_back({region.type, region.device, region.address + (from - at), to - from});
+    }
+    at += region.size;
+  }
+  return slice;
+}
+
 /// The remote's regions, as far as they can be checked by themselves.
 std::vector<Region> remote_regions(const RdmaMetadata& remote) {
   std::vector<Region> regions;
@@ -118,8 +144,45 @@ std::optional<std::chrono::nanoseconds> effective_timeout(
 }  // namespace
 
 struct Connector::Impl {
+  /// Has all small operations, and what large ones send to their peers.
   std::shared_ptr<Engine> engine;
+  /// Share the large operations on host memory; may be none.
+  std::vector<std::shared_ptr<Engine>> copiers;
   std::atomic<std::uint64_t> connections{0};
+
+  bool for_copiers(const ConnectionState& state) const {
+    return !copiers.empty() && state.local.front().device.kind == DeviceKind::host &&
+           bytes_in(state.local_regions) >= kLarge;
+  }
+
+  /// Leaves the whole its last bytes, and shares the others out.
+  void split(const std::shared_ptr<ConnectionState>& whole) const {
+    const std::size_t bytes = bytes_in(whole->local_regions);
+    const std::size_t shared = bytes - kTail;
+    const std::size_t count = std::min(copiers.size(), bytes / kLarge);
+    const auto boundary = [&](std::size_t part) {
+      return part == count ? shared : shared / count * part / kTail * kTail;
+    };
+    const auto remote = [&](std::size_t begin, std::size_t end) {
+      return RemoteOffer::resolve(whole->remote.blob, engine->options().backend,
+                                  cut(whole->remote.regions, begin, end));
+    };
+    for (std::size_t i = 0; i < count; ++i) {
+      auto part = std::make_shared<ConnectionState>();
+      part->engine = copiers[(whole->number + i) % copiers.size()];
+      part->number = whole->number;
+      part->kind = whole->kind;
+      part->remote_name = whole->remote_name;
+      part->began = whole->began;
+      part->local = whole->local;
+      part->local_regions = cut(whole->local_regions, boundary(i), boundary(i + 1));
+      part->remote = remote(boundary(i), boundary(i + 1));
+      part->whole = whole;
+      whole->parts.push_back(std::move(part));
+    }
+    whole->local_regions = cut(whole->local_regions, shared, bytes);
+    whole->remote = remote(shared, bytes);
+  }
 
   std::shared_ptr<ConnectionState> make_state(OperationKind kind, std::vector<Descriptor> local,
                                               std::optional<std::chrono::nanoseconds> timeout) {
@@ -131,13 +194,11 @@ struct Connector::Impl {
     state->time_limit = effective_timeout(engine->options(), timeout);
     state->began = Clock::now();
     state->local_regions.reserve(local.size());
-    std::size_t bytes = 0;
     for (const Descriptor& d : local) {
       state->local_regions.push_back(Region::of(d.device, d.address, d.size));
-      bytes += d.size;
     }
-    state->small = bytes <= engine->options().inline_limit && local.size() <= kFewRegions &&
-                   local.front().device.kind == DeviceKind::host;
+    state->small = local.size() <= kFewRegions && local.front().device.kind == DeviceKind::host &&
+                   bytes_in(state->local_regions) <= engine->options().inline_limit;
     state->local = std::move(local);
     return state;
   }
@@ -150,7 +211,8 @@ struct Connector::Impl {
     for (const Descriptor& d : state->local) {
       state->offered.push_back({d.address, d.size, d.device});
     }
-    engine->attend(state);
+    if (for_copiers(*state)) state->engine = copiers[state->number % copiers.size()];
+    state->engine->attend(state);
     return Connection(std::move(state));
   }
 
@@ -175,13 +237,14 @@ struct Connector::Impl {
     check_sizes(state->remote.regions, state->local);
     state->remote_name = state->remote.blob->agent();
     state->key = remote.notification_key;
+    if (for_copiers(*state)) split(state);
     engine->attend(state);
     return Connection(std::move(state));
   }
 
-  /// Has the engine's thread do something, and waits for its result.
+  /// Has an engine's thread do something, and waits for its result.
   template <typename Work>
-  auto ask(Work work) {
+  static auto ask(const std::shared_ptr<Engine>& engine, Work work) {
     using Result = decltype(work(std::declval<EngineLoop&>()));
     engine->wait_started();
     auto promise = std::make_shared<std::promise<Result>>();
@@ -202,17 +265,30 @@ Connector::Connector(ConnectorOptions options) : impl_(std::make_unique<Impl>())
   if (options.name.empty() || options.name.find('\0') != std::string::npos) {
     throw Error(ErrorCode::invalid_argument, "name: expected text, got none");
   }
+  if (options.engines == 0 || options.engines > kMostEngines) {
+    throw Error(ErrorCode::invalid_argument, "engines: expected 1 to " +
+                                                 std::to_string(kMostEngines) + ", got " +
+                                                 std::to_string(options.engines));
+  }
+  for (std::size_t i = 1; i < options.engines; ++i) {
+    impl_->copiers.push_back(std::make_shared<Engine>(options));
+  }
   impl_->engine = std::make_shared<Engine>(std::move(options));
 }
 
 Connector::~Connector() {
   close();
-  if (impl_->engine->in_forked_child()) leak(std::move(impl_->engine));
+  if (!impl_->engine->in_forked_child()) return;
+  for (auto& copier : impl_->copiers) leak(std::move(copier));
+  leak(std::move(impl_->engine));
 }
 
 const std::string& Connector::name() const noexcept { return impl_->engine->connector_name(); }
 
-void Connector::start() { impl_->engine->start(); }
+void Connector::start() {
+  impl_->engine->start();
+  for (const auto& copier : impl_->copiers) copier->start();
+}
 
 bool Connector::notify_started(std::shared_ptr<CompletionQueue> queue, std::uint64_t token) {
   return impl_->engine->notify_started(std::move(queue), token);
@@ -247,35 +323,60 @@ bool Connector::progress() { return impl_->engine->progress(); }
 Registration Connector::register_memory(const Descriptor& descriptor) {
   check_local({descriptor});
   const Region region = Region::of(descriptor.device, descriptor.address, descriptor.size);
+  const auto acquire = [region](EngineLoop& loop) { return loop.registry().acquire({region}); };
   auto held = std::make_shared<HeldRegion>();
   held->owner = descriptor.owner;
-  held->lease =
-      impl_->ask([region](EngineLoop& loop) { return loop.registry().acquire({region}); });
-  return {impl_->engine, std::move(held)};
+  Registration registration(held);
+  held->leases.emplace_back(impl_->engine, Impl::ask(impl_->engine, acquire));
+  for (const auto& copier : impl_->copiers) {
+    held->leases.emplace_back(copier, Impl::ask(copier, acquire));
+  }
+  return registration;
 }
 
 std::uint64_t Connector::next_connection_number() noexcept { return ++impl_->connections; }
 
 std::string Connector::agent_metadata() {
-  return impl_->ask([](EngineLoop& loop) { return loop.agent().full_metadata(); });
+  return Impl::ask(impl_->engine, [](EngineLoop& loop) { return loop.agent().full_metadata(); });
 }
 
 ConnectorStats Connector::stats() {
-  return impl_->ask([](EngineLoop& loop) { return loop.stats(); });
+  const auto of = [](const std::shared_ptr<Engine>& engine) {
+    return Impl::ask(engine, [](EngineLoop& loop) { return loop.stats(); });
+  };
+  ConnectorStats stats = of(impl_->engine);
+  for (const auto& copier : impl_->copiers) stats += of(copier);
+  return stats;
 }
 
-void Connector::close() noexcept { impl_->engine->close(); }
+void Connector::close() noexcept {
+  // The parts of operations end before these do.
+  for (const auto& copier : impl_->copiers) copier->stop();
+  for (const auto& copier : impl_->copiers) copier->close();
+  impl_->engine->close();
+}
 
 bool Connector::closed() const noexcept { return impl_->engine->closed(); }
 
+ConnectorStats& ConnectorStats::operator+=(const ConnectorStats& other) noexcept {
+  complete += other.complete;
+  cancelled += other.cancelled;
+  errored += other.errored;
+  waiting += other.waiting;
+  in_flight += other.in_flight;
+  registered_regions += other.registered_regions;
+  peers += other.peers;
+  notifications_matched += other.notifications_matched;
+  notifications_unknown += other.notifications_unknown;
+  return *this;
+}
+
 Registration::Registration() noexcept = default;
-Registration::Registration(std::shared_ptr<Engine> engine,
-                           std::shared_ptr<HeldRegion> region) noexcept
-    : engine_(std::move(engine)), region_(std::move(region)) {}
+Registration::Registration(std::shared_ptr<HeldRegion> region) noexcept
+    : region_(std::move(region)) {}
 Registration::Registration(Registration&&) noexcept = default;
 
 Registration& Registration::operator=(Registration&& other) noexcept {
-  std::swap(engine_, other.engine_);
   std::swap(region_, other.region_);
   return *this;
 }
@@ -285,13 +386,16 @@ Registration::~Registration() { reset(); }
 void Registration::reset() noexcept {
   if (region_ == nullptr) return;
   try {
-    // The owner goes with the task, after the deregistration.
-    engine_->run([region = region_](EngineLoop& loop) { loop.registry().release(region->lease); });
+    // The owner goes with the last task, after the deregistration.
+    for (auto& [engine, lease] : region_->leases) {
+      engine->run([region = region_, lease = std::move(lease)](EngineLoop& loop) {
+        loop.registry().release(lease);
+      });
+    }
   } catch (const std::exception&) {
     // Out of memory: the region stays registered until the connector closes.
   }
   region_.reset();
-  engine_.reset();
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -31,6 +31,10 @@ constexpr auto kLongestRest = std::chrono::microseconds(100);
 constexpr std::size_t kAskedAfter = 2;
 /// How many operations what they take is averaged over.
 constexpr double kAgeMemory = 32;
+/// How long NIXL is called for a notice that was sent to a peer; to one that may have to be
+/// connected first.
+constexpr auto kNoticeTime = std::chrono::milliseconds(5);
+constexpr auto kFirstNoticeTime = std::chrono::milliseconds(100);
 /// When registering and beginning has taken a caller longer than this, on a host whose drivers are
 /// slow, the engine's thread does it for so long.
 constexpr auto kQuick = std::chrono::microseconds(250);
@@ -92,6 +96,14 @@ std::string printable(std::string text) {
     if (c < ' ' || c > '~') c = '?';
   }
   return text;
+}
+
+/// Nobody uses the operation's memory any more.
+void release(const std::shared_ptr<ConnectionState>& operation) {
+  operation->let_go();
+  if (operation->whole == nullptr) return;
+  const auto whole = std::move(operation->whole);
+  whole->engine->run([whole, operation](EngineLoop& loop) { loop.part_ended(whole, *operation); });
 }
 
 Failure closed_failure(const std::string& what) {
@@ -283,15 +295,18 @@ void Engine::look_until(const std::function<bool()>& there, Clock::time_point un
   wake_.notify_one();
 }
 
-void Engine::close() noexcept {
+void Engine::stop() noexcept {
   closed_.store(true, std::memory_order_release);
   if (in_forked_child()) return;
+  const std::lock_guard lock(mutex_);
+  stopping_ = true;
+  wake_.notify_one();
+}
+
+void Engine::close() noexcept {
+  stop();
+  if (in_forked_child()) return;
   const std::lock_guard one_at_a_time(close_mutex_);
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-    wake_.notify_one();
-  }
   if (thread_ != nullptr && thread_->joinable() &&
       thread_->get_id() != std::this_thread::get_id()) {
     thread_->join();
@@ -362,7 +377,7 @@ void Engine::thread_main() noexcept {
       }
     }
     // The agent is gone, and with it whatever could still touch their memory.
-    for (const auto& operation : survivors) operation->let_go();
+    for (const auto& operation : survivors) release(operation);
     if (stopped) return;
   } catch (const Error& error) {
     failure = {error.code(), error.what()};
@@ -380,7 +395,7 @@ void Engine::thread_main() noexcept {
     for (Command& command : commands) {
       if (auto* operation = std::get_if<std::shared_ptr<ConnectionState>>(&command)) {
         (*operation)->finish(OperationStatus::errored, failure);
-        (*operation)->let_go();
+        release(*operation);
       }
     }
     commands.clear();
@@ -436,7 +451,9 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
       const bool worked = turn(commands_);
       // Once: nothing is accepted any more.
       if (stops_now) stop_operations();
-      if (stopping_ && (flights_.empty() || Clock::now() >= last_call)) break;
+      const bool at_rest =
+          flights_.empty() && split_.empty() && Clock::now() >= attentive_until_;
+      if (stopping_ && (at_rest || Clock::now() >= last_call)) break;
       look = next_look(worked);
     }
     // Whoever waits for a processor, or for the turn, goes first.
@@ -532,7 +549,9 @@ void EngineLoop::take_further(const Operation& operation) {
         const auto when = operation->began + *operation->time_limit;
         operation->deadline = deadlines_.emplace_hint(deadlines_.end(), when, operation);
       }
-      if (!operation->passive) {
+      if (!operation->parts.empty()) {
+        send_parts(operation);
+      } else if (!operation->passive) {
         begin(operation);
       } else if (operation->ended()) {
         land(operation);
@@ -542,6 +561,9 @@ void EngineLoop::take_further(const Operation& operation) {
       break;
     case Phase::offered:
       if (operation->ended()) withdraw(operation);
+      break;
+    case Phase::split:
+      if (operation->ended()) cancel_parts(*operation);
       break;
     case Phase::lingering:  // A peer may still use the memory,
     case Phase::flying:     // or NIXL does,
@@ -564,6 +586,47 @@ void EngineLoop::offer(const Operation& operation) {
   operation->phase = ConnectionState::Phase::offered;
   router_.add(operation);
   if (!operation->small) ++large_;
+}
+
+void EngineLoop::send_parts(const Operation& operation) {
+  if (stopping_) {
+    // The other engines are closed already.
+    fail(operation, closed_failure(operation->describe()));
+    operation->parts.clear();
+    begin(operation);
+    return;
+  }
+  operation->phase = ConnectionState::Phase::split;
+  operation->parts_left = operation->parts.size();
+  split_.insert(operation);
+  for (const Operation& part : operation->parts) {
+    if (operation->ended()) part->finish(OperationStatus::cancelled);
+    try {
+      part->engine->attend(part);
+    } catch (const Error& error) {
+      part->finish(OperationStatus::errored, Failure{error.code(), error.what()});
+      release(part);
+    }
+  }
+  operation->make_in_progress();
+}
+
+void EngineLoop::cancel_parts(const ConnectionState& operation) {
+  for (const Operation& part : operation.parts) {
+    if (part->finish(OperationStatus::cancelled)) part->engine->attend_if_open(part);
+  }
+}
+
+void EngineLoop::part_ended(const Operation& whole, const ConnectionState& part) {
+  if (auto failure = part.failure()) {
+    whole->finish(OperationStatus::errored, std::move(*failure));
+    cancel_parts(*whole);
+  }
+  if (--whole->parts_left > 0) return;
+  split_.erase(whole);
+  whole->parts.clear();
+  // What is left, or to tell the peer that nothing comes.
+  begin(whole);
 }
 
 void EngineLoop::hold_own(ConnectionState& operation) {
@@ -779,11 +842,14 @@ Failure EngineLoop::transfer_failure(const ConnectionState& operation,
 }
 
 void EngineLoop::tell_failure(const ConnectionState& operation) {
-  if (operation.peer == nullptr) return;
+  // The whole tells of its parts.
+  if (operation.peer == nullptr || operation.key.empty()) return;
   const auto failure = operation.failure();
   const char* reason = to_string(failure ? failure->code : ErrorCode::cancelled);
   try {
     agent_.notify(operation.peer->alias, NotificationRouter::failure_notice(operation.key, reason));
+    const auto needed = operation.peer->reached ? kNoticeTime : kFirstNoticeTime;
+    attentive_until_ = std::max(attentive_until_, Clock::now() + needed);
   } catch (const AgentError&) {
     // The peer's own deadline ends its side.
   }
@@ -802,13 +868,15 @@ void EngineLoop::land(const Operation& operation) {
   if (!operation->small && operation->phase != Phase::fresh) --large_;
   operation->transfer.reset();
   forget_deadline(*operation);
-  switch (operation->status()) {
-    case OperationStatus::complete: ++ended_.complete; break;
-    case OperationStatus::cancelled: ++ended_.cancelled; break;
-    default: ++ended_.errored; break;
+  if (operation->whole == nullptr) {
+    switch (operation->status()) {
+      case OperationStatus::complete: ++ended_.complete; break;
+      case OperationStatus::cancelled: ++ended_.cancelled; break;
+      default: ++ended_.errored; break;
+    }
   }
   registry_.release(operation->lease);
-  operation->let_go();
+  release(operation);
 }
 
 void EngineLoop::forget_deadline(ConnectionState& operation) {
@@ -820,6 +888,7 @@ void EngineLoop::forget_deadline(ConnectionState& operation) {
 std::vector<std::shared_ptr<ConnectionState>> EngineLoop::open_operations() const {
   std::vector<Operation> open;
   router_.for_each([&](const Operation& operation) { open.push_back(operation); });
+  open.insert(open.end(), split_.begin(), split_.end());
   open.insert(open.end(), flights_.begin(), flights_.end());
   for (const Engine::Command& command : commands_) {
     if (const auto* operation = std::get_if<Operation>(&command)) open.push_back(*operation);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <variant>
@@ -18,6 +19,7 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
+class Engine;
 class EngineLoop;
 
 /// Keeps an object for ever. For forked children: a condition variable on which a thread of
@@ -27,9 +29,9 @@ void leak(std::shared_ptr<T> object) {
   static_cast<void>(new std::shared_ptr<T>(std::move(object)));
 }
 
-/// A region that somebody has registered by hand.
+/// A region that somebody has registered by hand, with each engine.
 struct HeldRegion {
-  MemoryRegistry::Lease lease;
+  std::vector<std::pair<std::shared_ptr<Engine>, MemoryRegistry::Lease>> leases;
   std::shared_ptr<const void> owner;
 };
 
@@ -78,6 +80,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   /// not quick any more. The engine's thread rests meanwhile.
   void look_until(const std::function<bool()>& there, Clock::time_point until);
 
+  /// Begins to close; nothing is accepted any more.
+  void stop() noexcept;
   /// As `Connector::close`.
   void close() noexcept;
   bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
@@ -189,7 +193,12 @@ class EngineLoop {
   bool attend_if_quick(const std::shared_ptr<ConnectionState>& operation);
 
   /// Whether a peer or NIXL has something to do for us.
-  bool pending() const noexcept { return !router_.empty() || !flights_.empty(); }
+  bool pending() const noexcept {
+    return !router_.empty() || !flights_.empty() || Clock::now() < attentive_until_;
+  }
+
+  /// A part has come to its end, and its memory is free.
+  void part_ended(const std::shared_ptr<ConnectionState>& whole, const ConnectionState& part);
 
   Agent& agent() noexcept { return agent_; }
   MemoryRegistry& registry() noexcept { return registry_; }
@@ -205,6 +214,9 @@ class EngineLoop {
   void withdraw(const Operation& operation);
   void offer(const Operation& operation);
   void begin(const Operation& operation);
+  /// Has the other engines move the operation's parts.
+  void send_parts(const Operation& operation);
+  void cancel_parts(const ConnectionState& operation);
   /// A transfer to this agent itself uses the registrations of whoever offers the memory.
   void hold_own(ConnectionState& operation);
   /// What to send to a peer that may use these regions.
@@ -248,6 +260,8 @@ class EngineLoop {
   std::shared_ptr<const MetadataEncoder> encoder_;
 
   std::vector<Engine::Command> commands_;
+  /// Operations whose parts are under way.
+  std::set<Operation> split_;
   /// The posted transfers, in the order of their posting.
   std::deque<Operation> flights_;
   /// Where among them the last look ended.
@@ -255,6 +269,8 @@ class EngineLoop {
   ConnectionState::Deadlines deadlines_;
   std::vector<std::pair<std::string, std::string>> messages_;
   Clock::time_point last_work_;
+  /// What has been sent without a transfer may still need NIXL to be called.
+  Clock::time_point attentive_until_;
   /// How long operations have taken of late, from their beginning to their end.
   std::chrono::duration<double> typical_age_{0};
   int skips_ = 0;

@@ -109,7 +109,7 @@ class Registration:
 class Connector:
     """The core's connector: one agent, one thread."""
 
-    def __init__(self, *, name: str, backend: str, backend_parameters: Mapping[str, str], default_timeout: float | None, linger: float, progress_thread: bool, nixl_library: str, nixl_library_candidates: Sequence[str], spin: float, max_pause: float) -> None: ...
+    def __init__(self, *, name: str, backend: str, backend_parameters: Mapping[str, str], default_timeout: float | None, linger: float, progress_thread: bool, nixl_library: str, nixl_library_candidates: Sequence[str], spin: float, max_pause: float, engines: int, inline_limit: int) -> None: ...
 
     def start(self) -> None:
         """Makes the agent, if that has not begun."""

@@ -46,6 +46,14 @@ def _coroutine_function(function: FunctionT) -> FunctionT:
     return function
 
 
+def _check_count(value: int, argument: str, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument}: expected int, got {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{argument}: expected {least} to {most}, got {value}")
+    return value
+
+
 class OperationCall(Coroutine[Any, Any, OperationT], AbstractAsyncContextManager[OperationT]):
     """What a connector's factories return: a coroutine that can also be entered.
 
@@ -176,6 +184,15 @@ class Connector:
     max_pause
         The longest pause, in seconds, between two polls while an operation is pending: what an
         offer that waits costs, against how soon its peer is answered.
+    engines
+        NIXL agents, each with a thread, from 1 to 64: the first for all small operations, the
+        others for large ones on host memory (from 1 MiB), each of which is cut in as many parts
+        that are copied at the same time on hosts without RDMA. With one, a large transfer holds
+        up whatever comes after it.
+    inline_limit
+        Operations on host memory of up to so many bytes are registered and begun by the calling
+        thread itself when the engine is free and the peer is known, which takes it 5 to 40 µs;
+        larger ones, and all with 0, by the engine's thread.
     nixl_library
         Path of ``libnixl_capi.so``; found by itself when None: the environment variable
         ``NIXL_CONNECT_NIXL_LIBRARY``, a copy loaded in this process, NIXL's wheels, the
@@ -202,6 +219,8 @@ class Connector:
         progress_thread: bool = False,
         spin: float = 200e-6,
         max_pause: float = 1e-3,
+        engines: int = 1,
+        inline_limit: int = 64 << 10,
         nixl_library: str | None = None,
     ) -> None:
         if worker_id is None:
@@ -226,6 +245,8 @@ class Connector:
             nixl_library_candidates=nixl_library_candidates(),
             spin=check_timeout(spin, "spin"),
             max_pause=check_timeout(max_pause, "max_pause"),
+            engines=_check_count(engines, "engines", 1, 64),
+            inline_limit=_check_count(inline_limit, "inline_limit", 0, 1 << 40),
         )
         self._shared_connection = Connection(self, self._core.next_connection_number())
         _open[id(self)] = self

@@ -101,7 +101,7 @@ void init_connector(nb::module_& m) {
              std::map<std::string, std::string> backend_parameters,
              std::optional<double> default_timeout, double linger, bool progress_thread,
              std::string nixl_library, std::vector<std::string> nixl_library_candidates,
-             double spin, double max_pause) {
+             double spin, double max_pause, std::size_t engines, std::size_t inline_limit) {
             ConnectorOptions options;
             options.name = std::move(name);
             options.backend = std::move(backend);
@@ -110,6 +110,8 @@ void init_connector(nb::module_& m) {
             options.linger =
                 std::chrono::duration_cast<std::chrono::milliseconds>(from_seconds(linger));
             options.progress_thread = progress_thread;
+            options.engines = engines;
+            options.inline_limit = inline_limit;
             options.nixl_library = std::move(nixl_library);
             options.nixl_library_candidates = std::move(nixl_library_candidates);
             using std::chrono::duration_cast;
@@ -121,7 +123,7 @@ void init_connector(nb::module_& m) {
           nb::kw_only(), nb::arg("name"), nb::arg("backend"), nb::arg("backend_parameters"),
           nb::arg("default_timeout").none(), nb::arg("linger"), nb::arg("progress_thread"),
           nb::arg("nixl_library"), nb::arg("nixl_library_candidates"), nb::arg("spin"),
-          nb::arg("max_pause"))
+          nb::arg("max_pause"), nb::arg("engines"), nb::arg("inline_limit"))
       .def("start", &PythonConnector::start, "Makes the agent, if that has not begun.")
       .def("notify_started", &PythonConnector::notify_started, nb::arg("queue"), nb::arg("token"))
       .def("check_started", &PythonConnector::check_started,

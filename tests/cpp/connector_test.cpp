@@ -57,6 +57,98 @@ TEST_F(ConnectorTest, ReadsAndWrites) {
   }
 }
 
+/// Two connectors that share large operations out.
+class Copiers : public ::testing::Test {
+ protected:
+  static ConnectorOptions options(const std::string& name) {
+    ConnectorOptions options = named(name);
+    options.engines = 3;
+    return options;
+  }
+  Connector left{options("left")};
+  Connector right{options("right")};
+};
+
+TEST_F(Copiers, ShareOutWhatIsLarge) {
+  constexpr std::size_t kMiB = 1 << 20;
+  for (const std::size_t size : {std::size_t{1}, kMiB - 1, kMiB, kMiB + 1, 2 * kMiB - 1,
+                                 2 * kMiB + 4095, 3 * kMiB, 33 * kMiB + 7}) {
+    const Buffer source(size, 7);
+    const Buffer target(size);
+    const auto offer = left.create_readable({source.descriptor()});
+    const auto read = right.begin_read(offer.metadata(), {target.descriptor()});
+    ASSERT_TRUE(read.wait(seconds(30)));
+    ASSERT_TRUE(offer.wait(seconds(30)));
+    ASSERT_TRUE(source == target) << size;
+
+    const Buffer back(size);
+    const auto wanted = left.create_writable({back.descriptor()});
+    const auto write = right.begin_write({target.descriptor()}, wanted.metadata());
+    ASSERT_TRUE(write.wait(seconds(30)));
+    ASSERT_TRUE(wanted.wait(seconds(30)));
+    ASSERT_TRUE(source == back) << size;
+    ASSERT_TRUE(write.wait(Milestone::released, seconds(30)));
+  }
+  const auto stats = right.stats();
+  EXPECT_EQ(stats.complete, 16u);
+  EXPECT_EQ(stats.registered_regions, 0u);
+}
+
+TEST_F(Copiers, ShareOutLists) {
+  std::vector<Buffer> sources;
+  std::vector<Buffer> targets;
+  std::vector<Descriptor> from;
+  std::vector<Descriptor> to;
+  for (unsigned i = 0; i < 300; ++i) {
+    const std::size_t size = i % 7 == 0 ? 200'000 + i : 1000 + i;
+    sources.emplace_back(size, i + 1);
+    targets.emplace_back(size);
+    from.push_back(sources.back().descriptor());
+    to.push_back(targets.back().descriptor());
+  }
+  const auto offer = left.create_readable(from);
+  const auto read = right.begin_read(offer.metadata(), to);
+  ASSERT_TRUE(read.wait(seconds(30)));
+  ASSERT_TRUE(offer.wait(seconds(30)));
+  for (std::size_t i = 0; i < sources.size(); ++i) ASSERT_TRUE(sources[i] == targets[i]) << i;
+}
+
+TEST_F(Copiers, UseMemoryThatIsRegistered) {
+  const Buffer source(std::size_t{8} << 20, 7);
+  const Buffer target(source.bytes->size());
+  auto held = left.register_memory(source.descriptor());
+  EXPECT_EQ(left.stats().registered_regions, 3u);
+  const auto offer = left.create_readable({source.descriptor()});
+  const auto read = right.begin_read(offer.metadata(), {target.descriptor()});
+  ASSERT_TRUE(read.wait(seconds(30)));
+  ASSERT_TRUE(offer.wait(seconds(30)));
+  EXPECT_TRUE(source == target);
+  EXPECT_EQ(left.stats().registered_regions, 3u);
+  held.reset();
+  EXPECT_EQ(left.stats().registered_regions, 0u);
+}
+
+TEST_F(Copiers, EndWhatTheyHaveWhenTheConnectorCloses) {
+  const Buffer source(std::size_t{64} << 20, 7);
+  const Buffer target(source.bytes->size());
+  const auto offer = left.create_readable({source.descriptor()});
+  const auto metadata = offer.metadata();
+  const auto read = right.begin_read(metadata, {target.descriptor()});
+  right.close();
+  EXPECT_TRUE(read.reached(Milestone::ended));
+  EXPECT_TRUE(read.reached(Milestone::released));
+  // Either way the owner learns of it.
+  ASSERT_TRUE(offer.wait(Milestone::ended, seconds(30)));
+}
+
+TEST(CopierOptions, AreChecked) {
+  for (const std::size_t engines : {std::size_t{0}, std::size_t{65}}) {
+    auto options = named("many");
+    options.engines = engines;
+    EXPECT_EQ(code_of([&] { Connector connector(options); }), ErrorCode::invalid_argument);
+  }
+}
+
 TEST_F(ConnectorTest, IsDrivenByItsCaller) {
   left.wait_started();
   right.wait_started();

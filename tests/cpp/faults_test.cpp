@@ -391,6 +391,67 @@ TEST_F(Faults, CloseWithEverythingInTheAir) {
   }
 }
 
+/// The active side shares large operations out to two other engines.
+class PartFaults : public Faults {
+ protected:
+  PartFaults() {
+    auto options = testing::fake_options("right");
+    options.engines = 3;
+    right = std::make_unique<Connector>(options);
+    right->wait_started();
+  }
+  const Buffer large{std::size_t{4} << 20, 9};
+  const Buffer into{std::size_t{4} << 20};
+};
+
+TEST_F(PartFaults, AnErrorInAnyPartIsTheWholesError) {
+  EXPECT_EQ(end_of(read(offer(large), into)), "complete");
+  EXPECT_TRUE(large == into);
+  const std::map<std::string, std::string> expected{
+      {"register_mem", "backend"},
+      {"create_xfer_req", "backend"},
+      {"post_xfer_req", "peer_disconnected"},
+      {"get_xfer_status", "peer_disconnected"},
+  };
+  for (const auto& [call, code] : expected) {
+    const auto from = offer(large);
+    from.metadata();
+    fake_nixl::fail(call, kBackend);
+    EXPECT_EQ(end_of(read(from, into)), code) << call;
+    EXPECT_EQ(end_of(from), "remote_failed") << call;
+    const auto again = offer(large);
+    EXPECT_EQ(end_of(read(again, into)), "complete") << call;
+    EXPECT_EQ(end_of(again), "complete") << call;
+    expect_idle();
+  }
+}
+
+TEST_F(PartFaults, CancelledAndLateOnesKeepTheirMemoryUntilAllPartsHaveLanded) {
+  for (const bool cancelled : {true, false}) {
+    SCOPED_TRACE(cancelled);
+    fake_nixl::hold_transfers(true);
+    const auto from = offer(large);
+    const auto to = read(from, into, cancelled ? std::chrono::nanoseconds(seconds(30)) : milliseconds(300));
+    EXPECT_TRUE(eventually([&] { return right->stats().in_flight >= 2; }));
+    if (cancelled) to.cancel();
+    EXPECT_EQ(end_of(to), cancelled ? "cancelled" : "timed_out");
+    EXPECT_FALSE(to.wait(Milestone::released, milliseconds(50)));
+    fake_nixl::hold_transfers(false);
+    EXPECT_TRUE(to.wait(Milestone::released, seconds(30)));
+    EXPECT_EQ(end_of(from), "remote_failed");
+    expect_idle();
+  }
+}
+
+TEST_F(PartFaults, EndedBeforeTheyBeganTheyTellThePeer) {
+  fake_nixl::hold_transfers(true);
+  const auto from = offer(large);
+  EXPECT_EQ(end_of(read(from, into, seconds(0))), "timed_out");
+  EXPECT_EQ(end_of(from), "remote_failed");
+  fake_nixl::hold_transfers(false);
+  expect_idle();
+}
+
 TEST_F(Faults, AMillionWouldLeaveNothingBehind) {
   expect_works();
   const auto before = fake_nixl::counts();

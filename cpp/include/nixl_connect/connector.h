@@ -15,7 +15,6 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-class Engine;
 struct HeldRegion;
 
 struct ConnectorOptions {
@@ -34,6 +33,10 @@ struct ConnectorOptions {
   std::chrono::microseconds spin{200};
   /// The longest pause between two polls while an operation is pending.
   std::chrono::microseconds max_pause{1000};
+  /// NIXL agents, each with a thread: the first for all small operations, the others for large ones
+  /// on host memory (from 1 MiB), each of which is cut in as many parts, to be copied at the same
+  /// time on hosts without RDMA. With one, a large transfer holds up whatever comes after it.
+  std::size_t engines = 1;
   /// Operations on host memory of up to so many bytes are registered and begun by the calling
   /// thread itself when the engine is free and the peer is known, which takes it 5 to 40 us; larger
   /// ones, and all with 0, by the engine's thread.
@@ -73,6 +76,9 @@ struct ConnectorStats {
   std::uint64_t notifications_matched = 0;
   /// Late, duplicate and foreign ones; counted and dropped.
   std::uint64_t notifications_unknown = 0;
+
+  /// Adds those of another engine.
+  ConnectorStats& operator+=(const ConnectorStats& other) noexcept;
 };
 
 /// Memory registered by hand: it stays registered, and operations that use it or parts of it
@@ -82,7 +88,7 @@ struct ConnectorStats {
 class NIXL_CONNECT_API Registration {
  public:
   Registration() noexcept;
-  Registration(std::shared_ptr<Engine> engine, std::shared_ptr<HeldRegion> region) noexcept;
+  explicit Registration(std::shared_ptr<HeldRegion> region) noexcept;
   Registration(Registration&&) noexcept;
   Registration& operator=(Registration&&) noexcept;
   ~Registration();
@@ -92,7 +98,6 @@ class NIXL_CONNECT_API Registration {
   void reset() noexcept;
 
  private:
-  std::shared_ptr<Engine> engine_;
   std::shared_ptr<HeldRegion> region_;
 };
 
