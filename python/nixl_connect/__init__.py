@@ -9,7 +9,7 @@ the end.
 from __future__ import annotations
 
 from .connector import Connection, Connector, OperationCall
-from .descriptor import Descriptor
+from .descriptor import Descriptor, DescriptorList
 from .device import Device, DeviceKind
 from .errors import (
     BackendError,
@@ -50,6 +50,7 @@ __all__ = [
     "ConnectorClosedError",
     "DeadlineExceededError",
     "Descriptor",
+    "DescriptorList",
     "Device",
     "DeviceKind",
     "ForkedProcessError",

@@ -1,6 +1,9 @@
 """The C++ core of nixl_connect. Private: use the package's own names."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from numpy.typing import NDArray
 
 
 class CompletionQueue:
@@ -35,6 +38,16 @@ class Descriptor:
     @property
     def writable(self) -> bool:
         """Whether a transfer may write to the memory."""
+
+class DescriptorList:
+    """Many pieces of memory of one owner."""
+
+    def __init__(self, addresses: Annotated[NDArray, dict(shape=(None,), device='cpu', writable=False)], sizes: Annotated[NDArray, dict(shape=(None,), device='cpu', writable=False)], kind: int, device_id: int, owner: object | None) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    def region(self, index: int) -> tuple[int, int]:
+        """(address, size) of one of them."""
 
 def buffer_info(object: object) -> tuple[int, int, bool, bool]:
     """

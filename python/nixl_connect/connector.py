@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from . import _asyncio, _core
 from ._library import nixl_library_candidates
 from ._signing import check_auth_key
-from .descriptor import Descriptor
+from .descriptor import Descriptor, DescriptorList
 from .metadata import RdmaMetadata
 from .operations import (
     AbstractOperation,
@@ -284,7 +284,7 @@ class Connector:
     @_coroutine_function
     def create_readable(
         self,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> OperationCall[ReadableOperation]:
@@ -310,7 +310,7 @@ class Connector:
     @_coroutine_function
     def create_writable(
         self,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> OperationCall[WritableOperation]:
@@ -321,7 +321,7 @@ class Connector:
     def begin_read(
         self,
         remote_metadata: RdmaMetadata,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> OperationCall[ReadOperation]:
@@ -355,7 +355,7 @@ class Connector:
     @_coroutine_function
     def begin_write(
         self,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         remote_metadata: RdmaMetadata,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
@@ -365,7 +365,7 @@ class Connector:
 
     def create_readable_blocking(
         self,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> ReadableOperation:
@@ -374,7 +374,7 @@ class Connector:
 
     def create_writable_blocking(
         self,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> WritableOperation:
@@ -384,7 +384,7 @@ class Connector:
     def begin_read_blocking(
         self,
         remote_metadata: RdmaMetadata,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> ReadOperation:
@@ -394,7 +394,7 @@ class Connector:
 
     def begin_write_blocking(
         self,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         remote_metadata: RdmaMetadata,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
@@ -488,7 +488,7 @@ class Connector:
     async def _create(
         self,
         operation: type[OperationT],
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None,
     ) -> OperationT:
         if not self._core.check_started():
@@ -502,7 +502,7 @@ class Connector:
     def _create_blocking(
         self,
         operation: type[OperationT],
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None,
     ) -> OperationT:
         self._core.wait_started()
@@ -514,7 +514,7 @@ class Connector:
     async def _begin_read(
         self,
         remote_metadata: RdmaMetadata,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None,
     ) -> ReadOperation:
         if not self._core.check_started():
@@ -523,7 +523,7 @@ class Connector:
 
     async def _begin_write(
         self,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         remote_metadata: RdmaMetadata,
         timeout: float | Default | None,
     ) -> WriteOperation:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
 from weakref import WeakKeyDictionary
 
 from . import _core
@@ -13,7 +15,7 @@ from .metadata import SerializedDescriptor
 if TYPE_CHECKING:
     from .connector import Connection
 
-__all__ = ["Descriptor"]
+__all__ = ["Descriptor", "DescriptorList"]
 
 _EXPECTED = (
     "expected a torch.Tensor, an (array, device) pair, bytes or bytearray, a (ptr, size, "
@@ -316,6 +318,90 @@ class Descriptor(_core.Descriptor):
 
     def __str__(self) -> str:
         return f"ptr={self.ptr:#x}, size={self.size}, device={self._device}"
+
+
+class DescriptorList(_core.DescriptorList):
+    """Many pieces of memory of one owner, such as the blocks of a KV cache.
+
+    What a list of `Descriptor` does, without an object for each: addresses and sizes go to the
+    core as arrays.
+
+    Parameters
+    ----------
+    addresses
+        An array of 64-bit integers: the address of each piece's first byte.
+    sizes
+        Bytes of each piece: an array of as many 64-bit integers, or one number for all.
+    device
+        Where the memory is: a `Device` or its name.
+    owner
+        What keeps the memory alive; kept for as long as this list or an operation uses it.
+
+    Raises
+    ------
+    TypeError
+        When an argument is of another type.
+    ValueError
+        When there are no addresses, as many sizes as addresses are not given, or one is not
+        above 0.
+
+    Thread safety: may be shared by threads and used in many operations at once.
+    """
+
+    def __init__(
+        self, addresses: Any, sizes: Any, device: Device | str = "cpu", owner: object = None
+    ) -> None:
+        device = _as_device(device)
+        if isinstance(sizes, int):
+            sizes = array("Q", [sizes]) if 0 <= sizes < 1 << 64 else array("q", [-1])
+        try:
+            super().__init__(addresses, sizes, int(device.kind), device.id, owner)
+        except TypeError as error:
+            if str(error).startswith(("addresses", "sizes")):
+                raise
+            raise TypeError(
+                "addresses, sizes: expected arrays of 64-bit integers in host memory, got "
+                f"{type(addresses).__name__} and {type(sizes).__name__}"
+            ) from None
+        self._device = device
+        self._owner = owner
+        self._serialized: list[SerializedDescriptor] | None = None
+
+    @property
+    def device(self) -> Device:
+        """Where the memory is."""
+        return self._device
+
+    @property
+    def metadata(self) -> list[SerializedDescriptor]:
+        """The descriptors as they travel."""
+        if self._serialized is None:
+            device = str(self._device)
+            construct = SerializedDescriptor.model_construct
+            self._serialized = [
+                construct(device=device, ptr=ptr, size=size)
+                for ptr, size in map(self.region, range(len(self)))
+            ]
+        return self._serialized
+
+    @overload
+    def __getitem__(self, index: int) -> Descriptor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Descriptor]: ...
+    def __getitem__(self, index: int | slice) -> Descriptor | list[Descriptor]:
+        which = range(len(self))[index]
+        if isinstance(which, range):
+            return [self[i] for i in which]
+        return Descriptor((*self.region(which), self._device, self._owner))
+
+    def __iter__(self) -> Iterator[Descriptor]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"DescriptorList({len(self)} descriptors, device={self._device})"
+
+
+Sequence.register(DescriptorList)
 
 
 def core_of(connection: Connection) -> _core.Connector:

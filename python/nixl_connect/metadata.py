@@ -6,9 +6,10 @@ meanings, so that each side may be either library. They can be fields of other m
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .device import Device
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from .descriptor import Descriptor
 
 __all__ = ["RdmaMetadata", "SerializedDescriptor"]
+
+
+@lru_cache(maxsize=256)
+def _wire_device(name: str) -> str:
+    text = name.strip().lower()
+    Device(text)
+    return text
+
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,31 +36,15 @@ class SerializedDescriptor(BaseModel):
 
     device: str = "cpu"
     """``"cpu"``, ``"cuda:<id>"`` or ``"xpu:<id>"``."""
-    ptr: int = 0
+    ptr: int = Field(0, gt=0, lt=1 << 64)
     """Address of the first byte, in the passive side's process; never 0."""
-    size: int = 0
+    size: int = Field(0, ge=0, lt=1 << 64)
     """Bytes."""
 
     @field_validator("device")
     @classmethod
     def _check_device(cls, value: str) -> str:
-        text = value.strip().lower()
-        Device(text)
-        return text
-
-    @field_validator("ptr")
-    @classmethod
-    def _check_ptr(cls, value: int) -> int:
-        if not 0 < value < 1 << 64:
-            raise ValueError(f"ptr: expected an address that is not null, got {value}")
-        return value
-
-    @field_validator("size")
-    @classmethod
-    def _check_size(cls, value: int) -> int:
-        if not 0 <= value < 1 << 64:
-            raise ValueError(f"size: expected a number of bytes, got {value}")
-        return value
+        return _wire_device(value)
 
     def to_descriptor(self) -> Descriptor:
         """The region as a `Descriptor`; its address means nothing in this process."""

@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from . import _asyncio, _core, _signing
-from .descriptor import Descriptor, core_of
+from .descriptor import Descriptor, DescriptorList, core_of
 from .errors import OperationCancelledError, OperationStateError, from_core
-from .metadata import RdmaMetadata
+from .metadata import RdmaMetadata, SerializedDescriptor
 
 if TYPE_CHECKING:
     from .connector import Connection
@@ -104,7 +104,7 @@ class AbstractOperation(ABC):
         connection: Connection,
         core: _core.Connection,
         kind: OperationKind,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
     ) -> None:
         self._connector = connection.connector
         self._core = core
@@ -133,7 +133,9 @@ class AbstractOperation(ABC):
     def local_descriptors(self) -> list[Descriptor]:
         """The descriptors on this side."""
         local = self._local_desc_list
-        return local if isinstance(local, list) else [local]
+        if isinstance(local, list):
+            return local
+        return list(local) if isinstance(local, DescriptorList) else [local]
 
     async def wait_for_completion(self, timeout: float | None = None) -> None:
         """Wait, without blocking the event loop, until the operation has ended.
@@ -219,7 +221,7 @@ class AbstractOperation(ABC):
 
     def __repr__(self) -> str:
         local = self._local_desc_list
-        what = f"{len(local)} descriptors" if isinstance(local, list) else repr(local)
+        what = repr(local) if isinstance(local, Descriptor) else f"{len(local)} descriptors"
         return f"{type(self).__name__}({self._core.name!r}, {what}, status={self.status})"
 
     async def _reach(self, milestone: int, timeout: float | None) -> None:
@@ -246,15 +248,21 @@ class PassiveOperation(AbstractOperation):
         self,
         connection: Connection,
         operation_kind: OperationKind,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         core = core_of(connection).create(
             int(operation_kind), local_descriptors, _core_timeout(timeout)
         )
         super().__init__(connection, core, operation_kind, local_descriptors)
-        # Taken now: what is registered is what is told.
-        self._serialized_descriptors = [d.metadata for d in self.local_descriptors]
+        # Taken now: what is registered is what is told. A list that cannot change has time.
+        self._serialized_descriptors: list[SerializedDescriptor] | DescriptorList
+        if isinstance(local_descriptors, list):
+            self._serialized_descriptors = [d.metadata for d in local_descriptors]
+        elif isinstance(local_descriptors, DescriptorList):
+            self._serialized_descriptors = local_descriptors
+        else:
+            self._serialized_descriptors = [local_descriptors.metadata]
         self._serialized_requests: dict[bool, RdmaMetadata] = {}
 
     def metadata(self, hex_encode: bool = False) -> RdmaMetadata:
@@ -273,8 +281,11 @@ class PassiveOperation(AbstractOperation):
         """
         request = self._serialized_requests.get(hex_encode)
         if request is None:
+            descriptors = self._serialized_descriptors
+            if isinstance(descriptors, DescriptorList):
+                descriptors = descriptors.metadata
             request = RdmaMetadata.model_construct(
-                descriptors=self._serialized_descriptors,
+                descriptors=descriptors,
                 nixl_metadata=self._core.nixl_metadata(hex_encode),
                 notification_key=self._core.notification_key,
                 operation_kind=int(self._operation_kind),
@@ -293,7 +304,7 @@ class ActiveOperation(AbstractOperation):
         self,
         connection: Connection,
         operation_kind: OperationKind,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         remote_metadata: RdmaMetadata,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
@@ -335,7 +346,7 @@ class ReadableOperation(PassiveOperation):
     def __init__(
         self,
         connection: Connection,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         super().__init__(connection, OperationKind.READ, local_descriptors, timeout)
@@ -357,7 +368,7 @@ class WritableOperation(PassiveOperation):
     def __init__(
         self,
         connection: Connection,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         super().__init__(connection, OperationKind.WRITE, local_descriptors, timeout)
@@ -382,7 +393,7 @@ class ReadOperation(ActiveOperation):
         self,
         connection: Connection,
         remote_metadata: RdmaMetadata,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         super().__init__(
@@ -408,7 +419,7 @@ class WriteOperation(ActiveOperation):
     def __init__(
         self,
         connection: Connection,
-        local_descriptors: Descriptor | list[Descriptor],
+        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         remote_metadata: RdmaMetadata,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:

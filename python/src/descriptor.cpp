@@ -76,16 +76,77 @@ std::tuple<std::uintptr_t, std::size_t, bool, bool, int, int, nb::object> dlpack
           keeper};
 }
 
+using Numbers = nb::ndarray<nb::ro, nb::ndim<1>, nb::device::cpu>;
+
+/// A function from index to number, over an array of 64-bit integers.
+auto reader(const char* argument, const Numbers& numbers) {
+  const auto type = numbers.dtype();
+  using Code = nb::dlpack::dtype_code;
+  const bool is_signed = type.code == static_cast<std::uint8_t>(Code::Int);
+  if (type.bits != 64 || type.lanes != 1 ||
+      (!is_signed && type.code != static_cast<std::uint8_t>(Code::UInt))) {
+    throw nb::type_error((std::string(argument) +
+                          ": expected an array of 64-bit integers (int64 or uint64), got another "
+                          "type")
+                             .c_str());
+  }
+  return [argument, is_signed, data = static_cast<const std::uint64_t*>(numbers.data()),
+          stride = numbers.stride(0)](std::size_t index) {
+    const std::uint64_t value = data[static_cast<std::int64_t>(index) * stride];
+    if (value == 0 || (is_signed && static_cast<std::int64_t>(value) < 0)) {
+      throw nb::value_error((std::string(argument) + "[" + std::to_string(index) +
+                             "]: expected a number above 0, got " +
+                             (is_signed ? std::to_string(static_cast<std::int64_t>(value))
+                                        : std::to_string(value)))
+                                .c_str());
+    }
+    return value;
+  };
+}
+
+LocalDescriptorList make_list(const Numbers& addresses, const Numbers& sizes, int kind,
+                              std::uint32_t device_id, nb::handle owner) {
+  const std::size_t count = addresses.shape(0);
+  if (count == 0) throw nb::value_error("addresses: expected at least one, got none");
+  // One size stands for all.
+  const bool one_size = sizes.shape(0) == 1;
+  if (!one_size && sizes.shape(0) != count) {
+    throw nb::value_error(("sizes: expected " + std::to_string(count) +
+                           ", as many as addresses, or one for all, got " +
+                           std::to_string(sizes.shape(0)))
+                              .c_str());
+  }
+  const auto address = reader("addresses", addresses);
+  const auto size = reader("sizes", sizes);
+  const auto held = own(owner);
+  const Device device{static_cast<DeviceKind>(kind), device_id};
+  LocalDescriptorList list;
+  list.memory.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    list.memory.push_back({address(i), size(one_size ? 0 : i), device, held});
+    if (list.memory.back().address + list.memory.back().size < list.memory.back().address) {
+      throw nb::value_error(
+          ("sizes[" + std::to_string(i) + "]: expected a size within memory, got " +
+           std::to_string(list.memory.back().size))
+              .c_str());
+    }
+  }
+  return list;
+}
+
 }  // namespace
 
 std::vector<Descriptor> local_descriptors(nb::handle value, bool writable) {
+  if (const LocalDescriptorList* list = nullptr; nb::try_cast(value, list, false) && list) {
+    return list->memory;
+  }
   std::vector<Descriptor> result;
   const auto add = [&](nb::handle item, std::size_t index) {
     const LocalDescriptor* descriptor = nullptr;
     if (!nb::try_cast(item, descriptor, false) || descriptor == nullptr) {
       const std::string type = nb::type_name(item.type()).c_str();
-      throw nb::type_error(("local_descriptors: expected a Descriptor or a list of Descriptor, "
-                            "got " +
+      throw nb::type_error(("local_descriptors: expected a Descriptor, a list of Descriptor or a "
+                            "DescriptorList, got " +
                             (index == 0 && item.is(value) ? type : "a list with " + type))
                                .c_str());
     }
@@ -160,6 +221,24 @@ void init_descriptor(nb::module_& m) {
       .def_prop_ro(
           "writable", [](const LocalDescriptor& d) { return d.writable; },
           "Whether a transfer may write to the memory.");
+
+  nb::class_<LocalDescriptorList>(m, "DescriptorList", "Many pieces of memory of one owner.")
+      .def(
+          "__init__",
+          [](LocalDescriptorList* self, const Numbers& addresses, const Numbers& sizes, int kind,
+             std::uint32_t device_id, nb::object owner) {
+            new (self) LocalDescriptorList(make_list(addresses, sizes, kind, device_id, owner));
+          },
+          nb::arg("addresses"), nb::arg("sizes"), nb::arg("kind"), nb::arg("device_id"),
+          nb::arg("owner").none())
+      .def("__len__", [](const LocalDescriptorList& list) { return list.memory.size(); })
+      .def(
+          "region",
+          [](const LocalDescriptorList& list, std::size_t index) {
+            const Descriptor& d = list.memory.at(index);
+            return std::tuple(d.address, d.size);
+          },
+          nb::arg("index"), "(address, size) of one of them.");
 
   m.def("buffer_info", &buffer_info, nb::arg("object"),
         "(address, bytes, writable, contiguous) of an object with the buffer protocol.");

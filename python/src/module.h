@@ -54,8 +54,13 @@ struct LocalDescriptor {
   bool writable = true;
 };
 
-/// The core's descriptors of a Python list of them, or of a single one. Raises `TypeError`
-/// and, where they must be writable and one is not, `ValueError`.
+/// Many pieces of memory of one owner.
+struct LocalDescriptorList {
+  std::vector<Descriptor> memory;
+};
+
+/// The core's descriptors of a Python list of them, of a `DescriptorList` or of a single one.
+/// Raises `TypeError` and, where they must be writable and one is not, `ValueError`.
 std::vector<Descriptor> local_descriptors(nb::handle value, bool writable);
 
 /// Seconds to the core's unit.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import inspect
 import socket
 import sys
@@ -106,13 +107,18 @@ async def test_a_restarted_worker_keeps_its_name(other: nc.Connector) -> None:
         {"spin": 0, "max_pause": 0.01},
         {"backend_parameters": {"ucx_error_handling_mode": "none"}},
         {"backend_parameters": {"num_workers": "2"}},
+        {"inline_limit": 0},
+        {"inline_limit": 1 << 30},
+        {"engines": 2},
+        {"engines": 4},
     ],
 )
 async def test_options(options: dict[str, object]) -> None:
     with nc.Connector("a", **options) as a, nc.Connector("b", **options) as b:  # type: ignore[arg-type]
-        async with a.create_readable(nc.Descriptor(bytearray(b"abc"))) as offer:
-            target = bytearray(3)
-            async with b.begin_read(offer.metadata(), nc.Descriptor(target)) as read:
-                await read.wait_for_completion(timeout=30)
-            await offer.wait_for_completion(timeout=30)
-            assert target == b"abc"
+        for data in (b"abc", random.Random(1).randbytes((5 << 20) + 3)):
+            async with a.create_readable(nc.Descriptor(bytearray(data))) as offer:
+                target = bytearray(len(data))
+                async with b.begin_read(offer.metadata(), nc.Descriptor(target)) as read:
+                    await read.wait_for_completion(timeout=30)
+                await offer.wait_for_completion(timeout=30)
+                assert target == data

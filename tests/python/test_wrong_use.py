@@ -213,6 +213,16 @@ async def test_timeouts_are_seconds(connector: nc.Connector, timeout: float) -> 
         await operation.wait_for_completion(timeout="1")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("argument", "least"), [("engines", 1), ("inline_limit", 0)])
+def test_counts_are_numbers(argument: str, least: int) -> None:
+    for value in (least - 1, 1 << 50):
+        with pytest.raises(ValueError, match=f"{argument}: expected {least} to .*, got {value}"):
+            nc.Connector(**{argument: value})  # type: ignore[arg-type]
+    for wrong in (1.5, "1", None, True):
+        with pytest.raises(TypeError, match=f"{argument}: expected int"):
+            nc.Connector(**{argument: wrong})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("worker_id", ["", "a\0b", 3, b"x"])
 def test_worker_id_is_text(worker_id: Any) -> None:
     with pytest.raises(TypeError, match="worker_id: expected a str"):
