@@ -1,9 +1,10 @@
-"""One side of a measurement, in a process of its own, for libraries with Dynamo's API.
+"""One backend's measurement: an owner and a mover, in two processes.
 
-The owner offers; the mover reads. They talk JSON lines over the mover's standard input and
-output, which the owner holds. One operation is all of it: the owner registers and offers,
-sends the metadata, the mover registers, reads, and says that it is done; the owner sees its
-own completion too. Bytes are checked outside the timing.
+They talk JSON lines over the mover's standard input and output. One operation is all of it: the
+owner registers and offers, sends the message, the mover registers, reads, and says that it is
+done; the owner sees its own completion too, and both let go. Bytes are checked outside the timing.
+Prints one line of JSON: the time of each operation, of all, and the processor time of both sides,
+in seconds.
 """
 
 from __future__ import annotations
@@ -12,20 +13,78 @@ import argparse
 import asyncio
 import importlib
 import json
+import mmap
 import os
 import resource
+import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("UCX_NET_DEVICES", "lo")
 
 import numpy as np
 
+HUGE = 2 << 20
+
 
 def cpu_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+def allocate(options: argparse.Namespace, fill: Callable[[int], int]) -> list[np.ndarray]:
+    """A buffer for each slot; for every library on the same kind of pages."""
+    buffers = []
+    for slot in range(options.in_flight):
+        length = -(-options.size // HUGE) * HUGE
+        memory = mmap.mmap(-1, length + HUGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        whole = np.frombuffer(memory, dtype=np.uint8)
+        start = -whole.ctypes.data % HUGE
+        # 15 is MADV_NOHUGEPAGE, for which Python has no name before 3.13.
+        memory.madvise(mmap.MADV_HUGEPAGE if options.huge else 15)
+        buffers.append(whole[start : start + options.size])
+        buffers[-1][:] = fill(slot)
+    return buffers
+
+
+def full(options: argparse.Namespace) -> list[np.ndarray]:
+    return allocate(options, lambda slot: slot % 251)
+
+
+def empty(options: argparse.Namespace) -> list[np.ndarray]:
+    return allocate(options, lambda slot: 255)
+
+
+def are_right(buffers: list[np.ndarray]) -> bool:
+    return all(bool((buffer == slot % 251).all()) for slot, buffer in enumerate(buffers))
+
+
+def report(buffers: list[np.ndarray]) -> dict[str, Any]:
+    result = {"right": are_right(buffers), "cpu": cpu_seconds()}
+    for buffer in buffers:
+        buffer[:] = 255
+    return result
+
+
+def summary(
+    times: list[float], elapsed: float, cpu: float, before: dict[str, Any], after: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "times": times,
+        "elapsed": elapsed,
+        "cpu": cpu + after["cpu"] - before["cpu"],
+        "right": before["right"] and after["right"],
+    }
+
+
+def mover_command() -> list[str]:
+    return [sys.executable, *sys.argv, "--mover"]
+
+
+# Libraries with coroutines.
 
 
 class Lines:
@@ -53,49 +112,45 @@ async def standard_lines() -> Lines:
     return Lines(reader, asyncio.StreamWriter(transport, protocol, None, loop))
 
 
-async def mover(options: argparse.Namespace) -> None:
-    library = importlib.import_module(options.library)
-    connector = library.Connector("mover")
+async def asyncio_mover(backend: Any, options: argparse.Namespace) -> None:
     lines = await standard_lines()
-    buffers = [np.zeros(options.size, dtype=np.uint8) for _ in range(options.in_flight)]
-    descriptors = [library.Descriptor((buffer, "cpu")) for buffer in buffers]
+    buffers = empty(options)
+    hello = await lines.receive()
+    side = await backend.Mover.start(buffers, hello)
     tasks = set()
 
-    async def read(message: dict[str, Any]) -> None:
-        slot = message["slot"]
-        metadata = library.RdmaMetadata.model_validate(message["metadata"])
-        operation = await connector.begin_read(metadata, descriptors[slot])
-        with operation:
-            await operation.wait_for_completion()
-        lines.send({"slot": slot})
+    async def fetch(message: dict[str, Any]) -> None:
+        await side.fetch(message["slot"], message["message"])
+        lines.send({"slot": message["slot"]})
+
+    def ended(task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if (error := task.exception()) is not None:
+            traceback.print_exception(error)
+            os._exit(1)
 
     while (message := await lines.receive()) is not None:
         if "check" in message:
-            right = all(bool((buffer == i % 251).all()) for i, buffer in enumerate(buffers))
-            lines.send({"right": right, "cpu": cpu_seconds()})
-            for buffer in buffers:
-                buffer[:] = 0
+            lines.send(report(buffers))
             continue
-        task = asyncio.create_task(read(message))
+        task = asyncio.create_task(fetch(message))
         tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        task.add_done_callback(ended)
+    await side.close()
 
 
-async def owner(options: argparse.Namespace) -> dict[str, Any]:
-    library = importlib.import_module(options.library)
-    connector = library.Connector("owner")
+async def asyncio_owner(backend: Any, options: argparse.Namespace) -> dict[str, Any]:
+    buffers = full(options)
+    side = await backend.Owner.start(buffers)
     child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *sys.argv,
-        "--mover",
+        *mover_command(),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=1 << 26,
     )
-    assert child.stdout is not None
+    assert child.stdout is not None and child.stdin is not None
     lines = Lines(child.stdout, child.stdin)
-    buffers = [np.full(options.size, i % 251, dtype=np.uint8) for i in range(options.in_flight)]
-    descriptors = [library.Descriptor((buffer, "cpu")) for buffer in buffers]
+    lines.send(side.hello)
     done: dict[int, asyncio.Future[None]] = {}
     checks: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
@@ -105,18 +160,20 @@ async def owner(options: argparse.Namespace) -> dict[str, Any]:
                 checks.put_nowait(message)
             else:
                 done.pop(message["slot"]).set_result(None)
+        if any(not future.done() for future in done.values()):
+            os._exit(1)  # the mover has gone, and has said why
 
     listening = asyncio.create_task(listen())
     loop = asyncio.get_running_loop()
 
     async def operate(slot: int) -> float:
         began = time.perf_counter()
-        operation = await connector.create_readable(descriptors[slot])
-        with operation:
-            done[slot] = loop.create_future()
-            lines.send({"slot": slot, "metadata": operation.metadata().model_dump()})
-            await done[slot]
-            await operation.wait_for_completion()
+        offer = await side.offer(slot)
+        done[slot] = loop.create_future()
+        lines.send({"slot": slot, "message": offer.message})
+        await done[slot]
+        await offer.ended()
+        offer.release()
         return time.perf_counter() - began
 
     async def run(operations: int) -> list[float]:
@@ -142,37 +199,185 @@ async def owner(options: argparse.Namespace) -> dict[str, Any]:
     elapsed = time.perf_counter() - began
     cpu = cpu_seconds() - cpu
     after = await check()
-    assert child.stdin is not None
     child.stdin.close()
+    await side.close()
     await listening
     await child.wait()
-    return {
-        "times": times,
-        "elapsed": elapsed,
-        "cpu": cpu + after["cpu"] - before["cpu"],
-        "right": options.library == "null_backend" or (before["right"] and after["right"]),
-    }
+    return summary(times, elapsed, cpu, before, after)
+
+
+# Libraries that are polled.
+
+
+class Polled:
+    """JSON lines, read without waiting."""
+
+    def __init__(self, reader: int, writer: int) -> None:
+        os.set_blocking(reader, False)
+        self.reader = reader
+        self.writer = writer
+        self.partial = b""
+        self.closed = False
+
+    def send(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        while data:
+            data = data[os.write(self.writer, data) :]
+
+    def receive(self) -> list[dict[str, Any]]:
+        try:
+            data = os.read(self.reader, 1 << 18)
+        except BlockingIOError:
+            # What the library runs beside us may need this processor.
+            os.sched_yield()
+            return []
+        self.closed = not data
+        *lines, self.partial = (self.partial + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+def spin_mover(backend: Any, options: argparse.Namespace) -> None:
+    lines = Polled(0, os.dup(1))
+    os.dup2(2, 1)  # what libraries print is no line of ours
+    buffers = empty(options)
+    side = None
+    while not lines.closed:
+        for message in lines.receive():
+            if side is None:
+                side = backend.Mover(buffers, message)
+            elif "check" in message:
+                lines.send(report(buffers))
+            else:
+                side.begin(message["slot"], message["message"])
+        if side is not None:
+            for slot in side.poll():
+                lines.send({"slot": slot})
+    if side is not None:
+        side.close()
+
+
+def spin_owner(backend: Any, options: argparse.Namespace) -> dict[str, Any]:
+    buffers = full(options)
+    side = backend.Owner(buffers)
+    child = subprocess.Popen(mover_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdin is not None
+    lines = Polled(child.stdout.fileno(), child.stdin.fileno())
+    lines.send(side.hello)
+    ends = 2 if backend.NOTIFIES else 1
+    checks: list[dict[str, Any]] = []
+
+    def look() -> list[int]:
+        slots = []
+        for message in lines.receive():
+            if "right" in message:
+                checks.append(message)
+            else:
+                slots.append(message["slot"])
+        if lines.closed:
+            raise RuntimeError("the mover has gone")
+        return slots + side.poll()
+
+    def run(operations: int) -> list[float]:
+        times: list[float] = []
+        began: dict[int, float] = {}
+        missing: dict[int, int] = {}
+        left = operations
+
+        def begin(slot: int) -> None:
+            nonlocal left
+            if left == 0:
+                return
+            left -= 1
+            began[slot] = time.perf_counter()
+            missing[slot] = ends
+            lines.send({"slot": slot, "message": side.offer(slot)})
+
+        for slot in range(options.in_flight):
+            begin(slot)
+        while len(times) < operations:
+            for slot in look():
+                missing[slot] -= 1
+                if missing[slot] == 0:
+                    side.release(slot)
+                    times.append(time.perf_counter() - began[slot])
+                    begin(slot)
+        return times
+
+    def check() -> dict[str, Any]:
+        lines.send({"check": True})
+        while not checks:
+            look()
+        return checks.pop()
+
+    run(options.warm_up)
+    before = check()
+    cpu = cpu_seconds()
+    start = time.perf_counter()
+    times = run(options.operations)
+    elapsed = time.perf_counter() - start
+    cpu = cpu_seconds() - cpu
+    after = check()
+    child.stdin.close()
+    child.wait()
+    side.close()
+    return summary(times, elapsed, cpu, before, after)
+
+
+def local(backend: Any, options: argparse.Namespace) -> dict[str, Any]:
+    source = full(options)
+    target = empty(options)
+
+    def run(operations: int) -> list[float]:
+        times = []
+        for i in range(operations):
+            slot = i % options.in_flight
+            began = time.perf_counter()
+            backend.copy(source[slot], target[slot])
+            times.append(time.perf_counter() - began)
+        return times
+
+    run(options.warm_up)
+    cpu = cpu_seconds()
+    times = run(options.operations)
+    used = {"cpu": cpu_seconds() - cpu, "right": are_right(target)}
+    return summary(times, sum(times), 0.0, {"cpu": 0.0, "right": True}, used)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--library", required=True)
+    parser.add_argument("--backend", required=True, help="a module in backends/")
+    parser.add_argument("--library", help="for dynamo_api: the module with that API")
+    parser.add_argument("--engines", type=int, help="for nixl_connect: its option")
     parser.add_argument("--uvloop", action="store_true")
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--in-flight", type=int, default=1)
     parser.add_argument("--operations", type=int, default=1000)
     parser.add_argument("--warm-up", type=int, default=100)
+    parser.add_argument("--huge", action="store_true", help="buffers on huge pages")
     parser.add_argument("--mover", action="store_true")
     options = parser.parse_args()
-    run = asyncio.run
+    backend = importlib.import_module(f"backends.{options.backend}")
+    if options.library:
+        backend.configure(options.library, **({"engines": options.engines} if options.engines else {}))
+    run: Callable[..., Any] = asyncio.run
     if options.uvloop:
         import uvloop
 
         run = uvloop.run
-    if options.mover:
-        run(mover(options))
+
+    result = None
+    if backend.STYLE == "local":
+        result = local(backend, options)
+    elif backend.STYLE == "spin":
+        result = (spin_mover if options.mover else spin_owner)(backend, options)
     else:
-        print(json.dumps(run(owner(options))))
+        result = run((asyncio_mover if options.mover else asyncio_owner)(backend, options))
+    if result is not None:
+        # Nothing is moved there.
+        result["right"] = result["right"] or options.library == "backends.null"
+        print(json.dumps(result), flush=True)
+    # Bare NIXL crashes when a process exits on hosts that have libefa.
+    os._exit(0)
 
 
 if __name__ == "__main__":

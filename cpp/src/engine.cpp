@@ -19,8 +19,12 @@ namespace {
 constexpr auto kIdlePause = std::chrono::milliseconds(250);
 /// The shortest sleep that is worth the wake-up.
 constexpr auto kShortestPause = std::chrono::microseconds(20);
-/// A pause is this fraction of the time since something last happened.
+/// A pause is this fraction of the time since something last happened; a long one, the smaller.
 constexpr int kPauseFraction = 8;
+constexpr int kLongPauseFraction = 64;
+constexpr auto kLongPause = std::chrono::milliseconds(1);
+/// A look that took longer has moved something: without RDMA, a peer's data pass through here.
+constexpr auto kLongLook = std::chrono::microseconds(100);
 /// While operations come and go, a rest is this fraction of what they take, and at most so long;
 /// with many at once, when it is throughput that counts, the larger one.
 constexpr int kRestFraction = 64;
@@ -525,10 +529,11 @@ void EngineLoop::see_through(Clock::time_point until) {
 }
 
 bool EngineLoop::look_around() {
+  const auto began = Clock::now();
   bool worked = poll_transfers();
   worked |= poll_notifications();
   last_look_ = Clock::now();
-  return worked;
+  return worked || last_look_ - began > kLongLook;
 }
 
 void EngineLoop::attend(const Operation& operation) {
@@ -798,8 +803,10 @@ Engine::Look EngineLoop::next_look(bool worked) {
       if (rest < kShortestPause) return {now, Engine::Pause::none};
       return {now + rest, Engine::Pause::rest};
     }
-    const auto pause = std::max<Clock::duration>(idle / kPauseFraction, kShortestPause);
-    look = now + std::min<Clock::duration>(pause, options.max_pause);
+    const auto pause = std::min<Clock::duration>(
+        idle / kPauseFraction, std::max<Clock::duration>(idle / kLongPauseFraction, kLongPause));
+    look = now + std::min<Clock::duration>(std::max<Clock::duration>(pause, kShortestPause),
+                                           options.max_pause);
   }
   if (!deadlines_.empty()) look = std::min(look, deadlines_.begin()->first);
   return {look};

@@ -1,4 +1,4 @@
-"""The API with nothing behind it: what asyncio, JSON and pydantic cost by themselves.
+"""This library's API with nothing behind it: what asyncio, JSON and pydantic cost by themselves.
 
 The same awaits, models and descriptors; completions come through an eventfd that is written
 as soon as somebody waits. Not one byte is moved.

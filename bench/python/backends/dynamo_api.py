@@ -1,0 +1,68 @@
+"""Libraries with the API of dynamo.nixl_connect: this one, Dynamo's, and the null backend."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+STYLE = "asyncio"
+
+library: Any = None
+options: dict[str, Any] = {}
+
+
+def configure(name: str, **connector_options: Any) -> None:
+    global library
+    library = importlib.import_module(name)
+    options.update(connector_options)
+
+
+class Offer:
+    def __init__(self, operation: Any) -> None:
+        self.operation = operation
+        self.message = operation.metadata().model_dump()
+
+    async def ended(self) -> None:
+        await self.operation.wait_for_completion()
+
+    def release(self) -> None:
+        self.operation.__exit__(None, None, None)
+
+
+class Owner:
+    hello: dict[str, Any] = {}
+
+    def __init__(self, buffers: list[np.ndarray]) -> None:
+        self._connector = library.Connector("owner", **options)
+        self._descriptors = [library.Descriptor((buffer, "cpu")) for buffer in buffers]
+
+    @classmethod
+    async def start(cls, buffers: list[np.ndarray]) -> Owner:
+        return cls(buffers)
+
+    async def offer(self, slot: int) -> Offer:
+        return Offer(await self._connector.create_readable(self._descriptors[slot]))
+
+    async def close(self) -> None:
+        """Nothing that all of these libraries have."""
+
+
+class Mover:
+    def __init__(self, buffers: list[np.ndarray]) -> None:
+        self._connector = library.Connector("mover", **options)
+        self._descriptors = [library.Descriptor((buffer, "cpu")) for buffer in buffers]
+
+    @classmethod
+    async def start(cls, buffers: list[np.ndarray], hello: dict[str, Any]) -> Mover:
+        return cls(buffers)
+
+    async def fetch(self, slot: int, message: dict[str, Any]) -> None:
+        metadata = library.RdmaMetadata.model_validate(message)
+        operation = await self._connector.begin_read(metadata, self._descriptors[slot])
+        with operation:
+            await operation.wait_for_completion()
+
+    async def close(self) -> None:
+        """Nothing that all of these libraries have."""
