@@ -14,8 +14,7 @@ class RawNixl {
  public:
   using Request = nixl_connect::capi::XferRequestHandle*;
 
-  explicit RawNixl(const char* name)
-      : api_(nixl_connect::NixlApi::load("", {})) {
+  explicit RawNixl(const char* name) : api_(nixl_connect::NixlApi::load("", {})) {
     nixl_connect::capi::AgentConfig config{};
     config.workers = 1;
     check(api_.create_configured_agent(name, &config, &agent_), "create_configured_agent");

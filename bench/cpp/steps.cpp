@@ -158,7 +158,8 @@ void metadata_encode_whole(benchmark::State& state) {
 BENCHMARK(metadata_encode_whole);
 
 void metadata_decode(benchmark::State& state) {
-  const std::string text = MetadataEncoder(Blob::parse(sample_blob())->head()).encode(sample_blob());
+  const std::string text =
+      MetadataEncoder(Blob::parse(sample_blob())->head()).encode(sample_blob());
   for (auto _ : state) benchmark::DoNotOptimize(decode_nixl_metadata(text));
 }
 BENCHMARK(metadata_decode);

@@ -54,8 +54,8 @@ class Buffers {
     for (std::size_t slot = 0; slot < options.in_flight; ++slot) {
       constexpr std::size_t kHuge = std::size_t{2} << 20;
       const std::size_t length = (options.size + kHuge - 1) / kHuge * kHuge + kHuge;
-      void* memory = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                            -1, 0);
+      void* memory =
+          ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (memory == MAP_FAILED) throw std::bad_alloc();
       const auto aligned = (reinterpret_cast<std::uintptr_t>(memory) + kHuge - 1) / kHuge * kHuge;
       ::madvise(reinterpret_cast<void*>(aligned), length - kHuge,
@@ -93,9 +93,7 @@ struct RawOwner {
   RawOwner(const Options& options, const Buffers& buffers)
       : nixl("owner"), size(options.size), memory(buffers) {}
 
-  std::string hello() {
-    return encoder.encode(nixl.metadata(nullptr, 0));
-  }
+  std::string hello() { return encoder.encode(nixl.metadata(nullptr, 0)); }
   std::string offer(std::size_t slot) {
     nixl.register_memory(memory[slot], size);
     nc::RdmaMetadata metadata;
@@ -137,8 +135,8 @@ struct RawMover {
     const nc::RdmaMetadata remote = nc::metadata_from_json(json);
     nixl.register_memory(memory[slot], size);
     nixl.load(nc::decode_nixl_metadata(remote.nixl_metadata));
-    flights.emplace_back(slot, nixl.read("owner", remote.descriptors[0].address, memory[slot],
-                                         size, remote.notification_key));
+    flights.emplace_back(slot, nixl.read("owner", remote.descriptors[0].address, memory[slot], size,
+                                         remote.notification_key));
   }
   void progress(const Ended& ended) {
     for (std::size_t i = 0; i < flights.size();) {

@@ -205,7 +205,9 @@ def main() -> None:
     Console(width=100).print(table)
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
-        record = {what: {"value": round(value, 4), "unit": unit} for what, value, unit, _ in figures}
+        record = {
+            what: {"value": round(value, 4), "unit": unit} for what, value, unit, _ in figures
+        }
         path = options.output / "manners.json"
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 

@@ -148,7 +148,8 @@ async def asyncio_owner(backend: Any, options: argparse.Namespace) -> dict[str, 
         stdout=asyncio.subprocess.PIPE,
         limit=1 << 26,
     )
-    assert child.stdout is not None and child.stdin is not None
+    assert child.stdout is not None
+    assert child.stdin is not None
     lines = Lines(child.stdout, child.stdin)
     lines.send(side.hello)
     done: dict[int, asyncio.Future[None]] = {}
@@ -260,7 +261,8 @@ def spin_owner(backend: Any, options: argparse.Namespace) -> dict[str, Any]:
     buffers = full(options)
     side = backend.Owner(buffers)
     child = subprocess.Popen(mover_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert child.stdout is not None and child.stdin is not None
+    assert child.stdout is not None
+    assert child.stdin is not None
     lines = Polled(child.stdout.fileno(), child.stdin.fileno())
     lines.send(side.hello)
     ends = 2 if backend.NOTIFIES else 1
@@ -358,7 +360,9 @@ def main() -> None:
     options = parser.parse_args()
     backend = importlib.import_module(f"backends.{options.backend}")
     if options.library:
-        backend.configure(options.library, **({"engines": options.engines} if options.engines else {}))
+        backend.configure(
+            options.library, **({"engines": options.engines} if options.engines else {})
+        )
     run: Callable[..., Any] = asyncio.run
     if options.uvloop:
         import uvloop

@@ -455,8 +455,7 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
       const bool worked = turn(commands_);
       // Once: nothing is accepted any more.
       if (stops_now) stop_operations();
-      const bool at_rest =
-          flights_.empty() && split_.empty() && Clock::now() >= attentive_until_;
+      const bool at_rest = flights_.empty() && split_.empty() && Clock::now() >= attentive_until_;
       if (stopping_ && (at_rest || Clock::now() >= last_call)) break;
       look = next_look(worked);
     }
@@ -792,7 +791,8 @@ Engine::Look EngineLoop::next_look(bool worked) {
   if (worked) last_work_ = now;
   const auto idle = now - last_work_;
   const ConnectorOptions& options = engine_.options();
-  if (is_driven() || now - last_waited_for_ < kDrivenFor) return {now + kDrivenPause, Engine::Pause::rest};
+  if (is_driven() || now - last_waited_for_ < kDrivenFor)
+    return {now + kDrivenPause, Engine::Pause::rest};
   Clock::time_point look = now + kIdlePause;
   if (pending()) {
     if (idle < options.spin) {

@@ -32,9 +32,9 @@ class JsonReader {
   explicit JsonReader(std::string_view json) : json_(json) {}
 
   [[noreturn]] void reject(const std::string& what) const {
-    throw Error(ErrorCode::rejected_metadata,
-                "remote_metadata: not its JSON: " + what + " at byte " + std::to_string(offset_) +
-                    " of " + std::to_string(json_.size()));
+    throw Error(ErrorCode::rejected_metadata, "remote_metadata: not its JSON: " + what +
+                                                  " at byte " + std::to_string(offset_) + " of " +
+                                                  std::to_string(json_.size()));
   }
 
   /// Calls `field(name)` at each field's value.

@@ -1,9 +1,6 @@
 """The C++ core of nixl_connect. Private: use the package's own names."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
-
-from numpy.typing import NDArray
 
 
 class CompletionQueue:
@@ -42,7 +39,7 @@ class Descriptor:
 class DescriptorList:
     """Many pieces of memory of one owner."""
 
-    def __init__(self, addresses: Annotated[NDArray, dict(shape=(None,), device='cpu', writable=False)], sizes: Annotated[NDArray, dict(shape=(None,), device='cpu', writable=False)], kind: int, device_id: int, owner: object | None) -> None: ...
+    def __init__(self, addresses: object, sizes: object, kind: int, device_id: int, owner: object | None) -> None: ...
 
     def __len__(self) -> int: ...
 

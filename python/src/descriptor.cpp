@@ -94,11 +94,11 @@ auto reader(const char* argument, const Numbers& numbers) {
           stride = numbers.stride(0)](std::size_t index) {
     const std::uint64_t value = data[static_cast<std::int64_t>(index) * stride];
     if (value == 0 || (is_signed && static_cast<std::int64_t>(value) < 0)) {
-      throw nb::value_error((std::string(argument) + "[" + std::to_string(index) +
-                             "]: expected a number above 0, got " +
-                             (is_signed ? std::to_string(static_cast<std::int64_t>(value))
-                                        : std::to_string(value)))
-                                .c_str());
+      throw nb::value_error(
+          (std::string(argument) + "[" + std::to_string(index) +
+           "]: expected a number above 0, got " +
+           (is_signed ? std::to_string(static_cast<std::int64_t>(value)) : std::to_string(value)))
+              .c_str());
     }
     return value;
   };
@@ -125,10 +125,10 @@ LocalDescriptorList make_list(const Numbers& addresses, const Numbers& sizes, in
   for (std::size_t i = 0; i < count; ++i) {
     list.memory.push_back({address(i), size(one_size ? 0 : i), device, held});
     if (list.memory.back().address + list.memory.back().size < list.memory.back().address) {
-      throw nb::value_error(
-          ("sizes[" + std::to_string(i) + "]: expected a size within memory, got " +
-           std::to_string(list.memory.back().size))
-              .c_str());
+      throw nb::value_error(("sizes[" + std::to_string(i) +
+                             "]: expected a size within memory, got " +
+                             std::to_string(list.memory.back().size))
+                                .c_str());
     }
   }
   return list;
@@ -230,7 +230,9 @@ void init_descriptor(nb::module_& m) {
             new (self) LocalDescriptorList(make_list(addresses, sizes, kind, device_id, owner));
           },
           nb::arg("addresses"), nb::arg("sizes"), nb::arg("kind"), nb::arg("device_id"),
-          nb::arg("owner").none())
+          nb::arg("owner").none(),
+          nb::sig("def __init__(self, addresses: object, sizes: object, kind: int, "
+                  "device_id: int, owner: object | None) -> None"))
       .def("__len__", [](const LocalDescriptorList& list) { return list.memory.size(); })
       .def(
           "region",

@@ -431,7 +431,8 @@ TEST_F(PartFaults, CancelledAndLateOnesKeepTheirMemoryUntilAllPartsHaveLanded) {
     SCOPED_TRACE(cancelled);
     fake_nixl::hold_transfers(true);
     const auto from = offer(large);
-    const auto to = read(from, into, cancelled ? std::chrono::nanoseconds(seconds(30)) : milliseconds(300));
+    const auto to =
+        read(from, into, cancelled ? std::chrono::nanoseconds(seconds(30)) : milliseconds(300));
     EXPECT_TRUE(eventually([&] { return right->stats().in_flight >= 2; }));
     if (cancelled) to.cancel();
     EXPECT_EQ(end_of(to), cancelled ? "cancelled" : "timed_out");

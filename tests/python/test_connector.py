@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import inspect
+import random
 import socket
 import sys
 from collections.abc import Coroutine
