@@ -43,7 +43,8 @@ $(STAMPS)/toolchain:
 
 $(STAMPS)/googletest:
 	@mkdir -p $(STAMPS)
-	@test -e /usr/include/gmock/gmock.h || $(MAKE) --no-print-directory apt PACKAGES="libgtest-dev libgmock-dev"
+	@test -e /usr/include/gmock/gmock.h && test -e /usr/include/benchmark/benchmark.h || \
+	  $(MAKE) --no-print-directory apt PACKAGES="libgtest-dev libgmock-dev libbenchmark-dev"
 	# With libefa here, bare NIXL crashes when a process exits; one test shows that we don't.
 	@command -v ip >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=iproute2 || true
 	@ldconfig -p | grep -q libefa || $(MAKE) --no-print-directory apt PACKAGES=ibverbs-providers || true
@@ -72,7 +73,8 @@ $(STAMPS)/test-tools: $(STAMPS)/package
 
 test-cpp: $(STAMPS)/package $(STAMPS)/googletest
 	$(BIN)/cmake -S . -B $(BUILD)/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
-	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_WERROR=ON >/dev/null
+	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_BUILD_BENCHMARKS=ON \
+	  -DNIXL_CONNECT_WERROR=ON >/dev/null
 	$(BIN)/cmake --build $(BUILD)/cpp
 	NIXL_CONNECT_NIXL_LIBRARY=$$($(BIN)/python -c "from nixl_connect import _library; print(_library.nixl_library_candidates()[0])") \
 	  $(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure --no-tests=error
@@ -97,9 +99,10 @@ $(STAMPS)/lint-tools: $(STAMPS)/test-tools
 	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[lint]"
 	@touch $@
 
-lint: $(STAMPS)/lint-tools
+lint: $(STAMPS)/lint-tools $(STAMPS)/googletest
 	$(BIN)/cmake -S . -B $(BUILD)/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
-	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_WERROR=ON >/dev/null
+	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_BUILD_BENCHMARKS=ON \
+	  -DNIXL_CONNECT_WERROR=ON >/dev/null
 	PATH="$(BIN):$$PATH" $(BIN)/pre-commit run --all-files
 
 format: $(STAMPS)/lint-tools
@@ -135,6 +138,20 @@ soak: $(STAMPS)/test-tools
 	$(BIN)/python tests/python/soak.py --operations 5000 --size 16777216 --in-flight 4 \
 	  --plot $(BUILD)/soak-large.svg
 
-.PHONY: bench
-bench: $(STAMPS)/test-tools
-	$(BIN)/python bench/python/side_by_side.py
+# Everything side by side, in about a quarter of an hour: figures as JSON and plots into BENCH_OUTPUT.
+# A library that cannot be installed here is skipped, with a reason.
+BENCH_OUTPUT ?= docs/bench
+BENCH_ROUNDS ?= 5
+.PHONY: bench bench-cpp
+bench: bench-cpp
+	-$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[bench]"
+	$(BIN)/python bench/python/side_by_side.py --rounds $(BENCH_ROUNDS) --scale 0.5 --output $(BENCH_OUTPUT)
+	$(BIN)/python bench/python/manners.py --output $(BENCH_OUTPUT)
+
+# What each step costs, in C++, and whole operations beside NIXL's C interface.
+bench-cpp: $(STAMPS)/test-tools $(STAMPS)/googletest
+	$(BIN)/cmake -S . -B $(BUILD)/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
+	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_BUILD_BENCHMARKS=ON >/dev/null
+	$(BIN)/cmake --build $(BUILD)/cpp --target whole_operation steps
+	NIXL_CONNECT_NIXL_LIBRARY=$$($(BIN)/python -c "from nixl_connect import _library; print(_library.nixl_library_candidates()[0])") \
+	  $(BUILD)/cpp/bench/cpp/steps

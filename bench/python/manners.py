@@ -1,7 +1,7 @@
 """What using the library does to the process beside moving bytes: stalls of the event loop, the
 cost of waiting, of idling, of a new connection, of importing, and of having run for long.
 
-Everything is in one process, so that each figure is the sum of both sides.
+Everything is in one process, so that a figure is the sum of both sides where both do something.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ async def waiting(options: argparse.Namespace) -> list[Figure]:
     async with Pair(4096) as pair:
         offers = [await pair.owner.create_readable(pair.source) for _ in range(1000)]
         texts = [offer.metadata().model_dump_json() for offer in offers]
+        await pair.mover.aclose()
         await asyncio.sleep(1)
         cpu = cpu_seconds()
         began = time.perf_counter()

@@ -24,7 +24,7 @@ constexpr int kPauseFraction = 8;
 constexpr int kLongPauseFraction = 64;
 constexpr auto kLongPause = std::chrono::milliseconds(1);
 /// A look that took longer has moved something: without RDMA, a peer's data pass through here.
-constexpr auto kLongLook = std::chrono::microseconds(100);
+constexpr auto kLongLook = std::chrono::microseconds(400);
 /// While operations come and go, a rest is this fraction of what they take, and at most so long;
 /// with many at once, when it is throughput that counts, the larger one.
 constexpr int kRestFraction = 64;

@@ -184,7 +184,8 @@ class Connector:
     max_pause
         The longest pause, in seconds, between two looks while an operation is pending: what an
         offer that waits costs, against how soon its peer is answered. Pauses grow with the time
-        since something last happened: to 1 ms after 8 ms, to 6 ms after 0.4 s.
+        since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s; a transfer
+        may need two looks.
     engines
         NIXL agents, each with a thread, from 1 to 64: the first for all small operations, the
         others for large ones on host memory (from 1 MiB), each of which is cut in as many parts
@@ -219,7 +220,7 @@ class Connector:
         auth_key: bytes | None = None,
         progress_thread: bool = False,
         spin: float = 200e-6,
-        max_pause: float = 6e-3,
+        max_pause: float = 10e-3,
         engines: int = 1,
         inline_limit: int = 64 << 10,
         nixl_library: str | None = None,

@@ -26,7 +26,8 @@ def _wire_device(name: str) -> str:
     return text
 
 
-_CONFIG = ConfigDict(extra="forbid", frozen=True)
+# Built at the first use, so that importing is quick.
+_CONFIG = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class SerializedDescriptor(BaseModel):

@@ -32,9 +32,8 @@ class Offer:
 
 
 class Owner:
-    hello: dict[str, Any] = {}
-
     def __init__(self, buffers: list[np.ndarray]) -> None:
+        self.hello: dict[str, Any] = {}
         self._connector = library.Connector("owner", **options)
         self._descriptors = [library.Descriptor((buffer, "cpu")) for buffer in buffers]
 
