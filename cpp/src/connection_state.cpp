@@ -60,13 +60,14 @@ bool ConnectionState::finish(OperationStatus status, std::optional<Failure> fail
   return true;
 }
 
-void ConnectionState::let_go() {
+std::vector<Descriptor> ConnectionState::let_go() {
   lease.clear();
-  local.clear();
+  auto memory = std::exchange(local, {});
   remote = {};
   peer.reset();
   phase = Phase::released;
   pass(Milestone::released);
+  return memory;
 }
 
 void ConnectionState::pass(Milestone milestone) {

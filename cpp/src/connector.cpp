@@ -87,21 +87,6 @@ std::size_t bytes_in(const std::vector<Region>& regions) {
   return bytes;
 }
 
-/// The bytes from `begin` to `end` of the regions, one after the other.
-std::vector<Region> cut(const std::vector<Region>& regions, std::size_t begin, std::size_t end) {
-  std::vector<Region> slice;
-  std::size_t at = 0;
-  for (const Region& region : regions) {
-    const std::size_t from = std::max(begin, at);
-    const std::size_t to = std::min(end, at + region.size);
-    if (from < to) {
-      slice.push_back({region.type, region.device, region.address + (from - at), to - from});
-    }
-    at += region.size;
-  }
-  return slice;
-}
-
 /// The remote's regions, as far as they can be checked by themselves.
 std::vector<Region> remote_regions(const RdmaMetadata& remote) {
   std::vector<Region> regions;
@@ -149,6 +134,7 @@ struct Connector::Impl {
   /// Share the large operations on host memory; may be none.
   std::vector<std::shared_ptr<Engine>> copiers;
   std::atomic<std::uint64_t> connections{0};
+  std::atomic<std::size_t> next_copier{0};
 
   bool for_copiers(const ConnectionState& state) const {
     return !copiers.empty() && state.local.front().device.kind == DeviceKind::host &&
@@ -156,32 +142,28 @@ struct Connector::Impl {
   }
 
   /// Leaves the whole its last bytes, and shares the others out.
-  void split(const std::shared_ptr<ConnectionState>& whole) const {
+  void split(const std::shared_ptr<ConnectionState>& whole) {
     const std::size_t bytes = bytes_in(whole->local_regions);
     const std::size_t shared = bytes - kTail;
     const std::size_t count = std::min(copiers.size(), bytes / kLarge);
+    const std::size_t first = next_copier++;
     const auto boundary = [&](std::size_t part) {
       return part == count ? shared : shared / count * part / kTail * kTail;
     };
-    const auto remote = [&](std::size_t begin, std::size_t end) {
-      return RemoteOffer::resolve(whole->remote.blob, engine->options().backend,
-                                  cut(whole->remote.regions, begin, end));
-    };
     for (std::size_t i = 0; i < count; ++i) {
       auto part = std::make_shared<ConnectionState>();
-      part->engine = copiers[(whole->number + i) % copiers.size()];
+      part->engine = copiers[(first + i) % copiers.size()];
       part->number = whole->number;
       part->kind = whole->kind;
       part->remote_name = whole->remote_name;
       part->began = whole->began;
       part->local = whole->local;
-      part->local_regions = cut(whole->local_regions, boundary(i), boundary(i + 1));
-      part->remote = remote(boundary(i), boundary(i + 1));
-      part->whole = whole;
+      part->local_regions = cut_regions(whole->local_regions, boundary(i), boundary(i + 1));
+      part->remote = whole->remote.cut(boundary(i), boundary(i + 1));
       whole->parts.push_back(std::move(part));
     }
-    whole->local_regions = cut(whole->local_regions, shared, bytes);
-    whole->remote = remote(shared, bytes);
+    whole->local_regions = cut_regions(whole->local_regions, shared, bytes);
+    whole->remote = whole->remote.cut(shared, bytes);
   }
 
   std::shared_ptr<ConnectionState> make_state(OperationKind kind, std::vector<Descriptor> local,
@@ -211,7 +193,7 @@ struct Connector::Impl {
     for (const Descriptor& d : state->local) {
       state->offered.push_back({d.address, d.size, d.device});
     }
-    if (for_copiers(*state)) state->engine = copiers[state->number % copiers.size()];
+    if (for_copiers(*state)) state->engine = copiers[next_copier++ % copiers.size()];
     state->engine->attend(state);
     return Connection(std::move(state));
   }
@@ -244,12 +226,12 @@ struct Connector::Impl {
 
   /// Has an engine's thread do something, and waits for its result.
   template <typename Work>
-  static auto ask(const std::shared_ptr<Engine>& engine, Work work) {
+  static auto ask(const std::shared_ptr<Engine>& of, Work work) {
     using Result = decltype(work(std::declval<EngineLoop&>()));
-    engine->wait_started();
+    of->wait_started();
     auto promise = std::make_shared<std::promise<Result>>();
     auto result = promise->get_future();
-    const bool accepted = engine->run([promise, work = std::move(work)](EngineLoop& loop) {
+    const bool accepted = of->run([promise, work = std::move(work)](EngineLoop& loop) {
       try {
         promise->set_value(work(loop));
       } catch (const std::exception& error) {
@@ -278,9 +260,10 @@ Connector::Connector(ConnectorOptions options) : impl_(std::make_unique<Impl>())
 
 Connector::~Connector() {
   close();
-  if (!impl_->engine->in_forked_child()) return;
-  for (auto& copier : impl_->copiers) leak(std::move(copier));
-  leak(std::move(impl_->engine));
+  for (auto& copier : impl_->copiers) {
+    if (copier->in_forked_child()) leak(std::move(copier));
+  }
+  if (impl_->engine->in_forked_child()) leak(std::move(impl_->engine));
 }
 
 const std::string& Connector::name() const noexcept { return impl_->engine->connector_name(); }

@@ -31,8 +31,11 @@ constexpr int kRestFraction = 64;
 constexpr int kBusyRestFraction = 8;
 constexpr std::size_t kManyOperations = 8;
 constexpr auto kLongestRest = std::chrono::microseconds(100);
+/// After so many looks the asking in turn begins anew.
+constexpr int kLooksUntilStart = 256;
 /// How many transfers that have not ended are asked after at a look, at each of two places.
 constexpr std::size_t kAskedAfter = 2;
+constexpr auto kLongestAge = kLongestRest * kRestFraction;
 /// How many operations what they take is averaged over.
 constexpr double kAgeMemory = 32;
 /// How long NIXL is called for a notice that was sent to a peer; to one that may have to be
@@ -102,12 +105,14 @@ std::string printable(std::string text) {
   return text;
 }
 
-/// Nobody uses the operation's memory any more.
-void release(const std::shared_ptr<ConnectionState>& operation) {
-  operation->let_go();
-  if (operation->whole == nullptr) return;
-  const auto whole = std::move(operation->whole);
-  whole->engine->run([whole, operation](EngineLoop& loop) { loop.part_ended(whole, *operation); });
+/// Nobody uses the operation's memory any more: returns what keeps it alive.
+std::vector<Descriptor> release(const std::shared_ptr<ConnectionState>& operation) {
+  auto local = operation->let_go();
+  if (const auto whole = std::exchange(operation->whole, nullptr)) {
+    whole->engine->run(
+        [whole, operation](EngineLoop& loop) { loop.part_ended(whole, *operation); });
+  }
+  return local;
 }
 
 Failure closed_failure(const std::string& what) {
@@ -204,13 +209,13 @@ bool Engine::push(Command command, bool or_throw) {
   }
   start_locked();
   mailbox_.push_back(std::move(command));
-  if (pause_ == Pause::sleep) wake_.notify_one();
+  if (pause_ >= Pause::away) wake_.notify_one();
   return true;
 }
 
-Engine::Turn::Turn(Engine& engine) : lock_(engine.turn_) { in_turn = true; }
+Engine::Turn::Turn(Engine& engine) : engine_(engine), lock_(engine.turn_) { in_turn = true; }
 
-Engine::Turn::Turn(Engine& engine, std::try_to_lock_t) {
+Engine::Turn::Turn(Engine& engine, std::try_to_lock_t) : engine_(engine) {
   // What the owner of some memory does when it is let go may lead back here.
   if (in_turn) return;
   lock_ = std::unique_lock(engine.turn_, std::defer_lock);
@@ -218,7 +223,11 @@ Engine::Turn::Turn(Engine& engine, std::try_to_lock_t) {
 }
 
 Engine::Turn::~Turn() {
-  if (lock_.owns_lock()) in_turn = false;
+  if (!lock_.owns_lock()) return;
+  std::vector<std::vector<Descriptor>> dead;
+  if (engine_.loop_ != nullptr) dead = engine_.loop_->take_dead();
+  in_turn = false;
+  lock_.unlock();
 }
 
 bool Engine::attend_here(const std::shared_ptr<ConnectionState>& operation) {
@@ -228,12 +237,16 @@ bool Engine::attend_here(const std::shared_ptr<ConnectionState>& operation) {
     if (!turn || loop_ == nullptr || closed() || !loop_->attend_if_quick(operation)) return false;
     if (!loop_->pending()) return true;
   }
+  nudge();
+  return true;
+}
+
+void Engine::nudge() {
   nudged_ = true;
-  if (pause_ == Pause::sleep) {
+  if (pause_ == Pause::sleep || (pause_ == Pause::away && lookers_ == 0)) {
     const std::lock_guard lock(mutex_);
     wake_.notify_one();
   }
-  return true;
 }
 
 void Engine::attend(std::shared_ptr<ConnectionState> operation) {
@@ -253,50 +266,53 @@ void Engine::take_commands(std::vector<Command>& commands) {
 
 bool Engine::progress() {
   check_process();
-  const Turn turn(*this, std::try_to_lock);
-  if (!turn || loop_ == nullptr || closed()) return false;
-  std::vector<Command> commands;
-  take_commands(commands);
-  const bool worked = loop_->turn(commands);
-  loop_->driven();
+  bool worked = false;
+  {
+    const Turn turn(*this, std::try_to_lock);
+    if (!turn || loop_ == nullptr || closed()) return false;
+    worked = loop_->turn();
+    loop_->driven();
+    if (!loop_->pending()) return worked;
+  }
+  // What this began is nothing that a thread which sleeps knows of.
+  if (pause_ == Pause::sleep) nudge();
   return worked;
 }
 
 bool Engine::look_once() {
+  {
+    // What the thread has been asked to do goes first, and may take long.
+    const std::lock_guard lock(mutex_);
+    if (!mailbox_.empty()) return false;
+  }
   const Turn turn(*this, std::try_to_lock);
   // Whoever has it looks around for everybody.
   if (!turn) return true;
   if (loop_ == nullptr || closed() || !loop_->looks_are_quick()) return false;
-  {
-    // What the thread has been asked to do goes first, and may take long.
-    const std::lock_guard lock(mutex_);
-    if (!mailbox_.empty() && !loop_->is_driven()) return false;
-  }
-  std::vector<Command> commands;
-  take_commands(commands);
-  loop_->turn(commands);
-  loop_->waited_for(true);
+  loop_->look_around();
   return true;
 }
 
 void Engine::look_until(const std::function<bool()>& there, Clock::time_point until) {
-  bool looked = false;
-  while (!there() && look_once()) {
-    looked = true;
-    if (Clock::now() >= until) break;
+  if (in_turn || there()) return;
+  ++lookers_;
+  do {
+    // Whoever drives the engine does its commands too.
+    if (!look_once() && !(is_driven() && progress())) break;
     // The peer's engine may want this very processor.
     std::this_thread::yield();
-  }
-  if (!looked) return;
+  } while (!there() && Clock::now() < until);
+  --lookers_;
   {
-    const Turn turn(*this);
-    if (loop_ == nullptr) return;
-    loop_->waited_for(false);
-    if (!loop_->pending() || loop_->is_driven()) return;
+    const Turn turn(*this, std::try_to_lock);
+    if (turn && (loop_ == nullptr || !loop_->pending())) return;
   }
-  const std::lock_guard lock(mutex_);
-  called_ = true;
-  wake_.notify_one();
+  nudge();
+}
+
+bool Engine::is_driven() {
+  const Turn turn(*this, std::try_to_lock);
+  return turn && loop_ != nullptr && loop_->is_driven();
 }
 
 void Engine::stop() noexcept {
@@ -318,11 +334,12 @@ void Engine::close() noexcept {
   }
 }
 
-void Engine::take(std::vector<Command>& commands, Look look, bool& stop) {
+void Engine::pause(Look look, bool& stop) {
   std::unique_lock lock(mutex_);
   const auto due = [&] {
-    return called_ || (stopping_ && !stop) ||
-           (look.pause == Pause::sleep && (nudged_ || !mailbox_.empty()));
+    return (stopping_ && !stop) || (look.pause >= Pause::away && !mailbox_.empty()) ||
+           (nudged_ &&
+            (look.pause == Pause::sleep || (look.pause == Pause::away && lookers_ == 0)));
   };
   // Before `nudged_` is looked at: who sets it looks at this next.
   pause_ = look.pause;
@@ -335,9 +352,7 @@ void Engine::take(std::vector<Command>& commands, Look look, bool& stop) {
   }
   pause_ = Pause::none;
   nudged_ = false;
-  called_ = false;
   stop = stopping_;
-  commands.swap(mailbox_);
 }
 
 void Engine::report_started(Start outcome, std::optional<Failure> failure) {
@@ -395,7 +410,8 @@ void Engine::thread_main() noexcept {
   std::vector<Command> commands;
   bool stop = false;
   while (!stop) {
-    take(commands, {Clock::time_point::max()}, stop);
+    pause({Clock::time_point::max()}, stop);
+    take_commands(commands);
     for (Command& command : commands) {
       if (auto* operation = std::get_if<std::shared_ptr<ConnectionState>>(&command)) {
         (*operation)->finish(OperationStatus::errored, failure);
@@ -444,7 +460,7 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
   Clock::time_point last_call = Clock::time_point::max();
   bool stop = false;
   while (true) {
-    engine_.take(commands_, look, stop);
+    engine_.pause(look, stop);
     {
       const Engine::Turn ours(engine_);
       const bool stops_now = stop && !stopping_;
@@ -452,7 +468,7 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
         stopping_ = true;
         last_call = Clock::now() + engine_.options().close_grace;
       }
-      const bool worked = turn(commands_);
+      const bool worked = turn();
       // Once: nothing is accepted any more.
       if (stops_now) stop_operations();
       const bool at_rest = flights_.empty() && split_.empty() && Clock::now() >= attentive_until_;
@@ -466,16 +482,17 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
   return ground();
 }
 
-bool EngineLoop::turn(std::vector<Engine::Command>& commands) {
-  bool worked = !commands.empty();
-  for (Engine::Command& command : commands) {
+bool EngineLoop::turn() {
+  engine_.take_commands(commands_);
+  bool worked = !commands_.empty();
+  for (Engine::Command& command : commands_) {
     if (auto* operation = std::get_if<Operation>(&command)) {
       attend(*operation);
     } else {
       std::get<Engine::Task>(command)(*this);
     }
   }
-  commands.clear();
+  commands_.clear();
   worked |= look_around();
   worked |= expire_deadlines();
   return worked;
@@ -485,14 +502,12 @@ void EngineLoop::driven() noexcept { last_driven_ = last_look_; }
 
 bool EngineLoop::is_driven() const noexcept { return Clock::now() - last_driven_ < kDrivenFor; }
 
-void EngineLoop::waited_for(bool now) noexcept {
-  last_waited_for_ = now ? last_look_ : Clock::time_point{};
-}
-
 bool EngineLoop::attend_if_quick(const Operation& operation) {
   const auto began = Clock::now();
   if (!operation->small || operation->phase != ConnectionState::Phase::fresh ||
-      began < not_quick_until_ || (!operation->passive && !peers_.knows(operation->remote))) {
+      began < not_quick_until_ ||
+      // To post is to look around, which can take as long as large data stream in.
+      (!operation->passive && !(looks_are_quick() && peers_.knows(operation->remote)))) {
     return false;
   }
   attend(operation);
@@ -501,7 +516,7 @@ bool EngineLoop::attend_if_quick(const Operation& operation) {
   // Who drives the engine looks soon anyway.
   if (!looks_are_quick() || is_driven()) return true;
   if (busy()) {
-    if (last_work_ - last_look_ > kShortestPause) look_around();
+    if (last_work_ - last_look_ > kShortestPause) look_around(last_work_ + kQuick);
   } else if (flights_.size() == 1 && flights_.back() == operation) {
     see_through(last_work_ + kPatience);
   }
@@ -527,10 +542,10 @@ void EngineLoop::see_through(Clock::time_point until) {
   skips_ = 0;
 }
 
-bool EngineLoop::look_around() {
+bool EngineLoop::look_around(Clock::time_point until) {
   const auto began = Clock::now();
-  bool worked = poll_transfers();
-  worked |= poll_notifications();
+  bool worked = poll_transfers(until);
+  worked |= poll_notifications(until);
   last_look_ = Clock::now();
   return worked || last_look_ - began > kLongLook;
 }
@@ -549,7 +564,7 @@ void EngineLoop::take_further(const Operation& operation) {
   using Phase = ConnectionState::Phase;
   switch (operation->phase) {
     case Phase::fresh:
-      if (operation->time_limit && !operation->ended()) {
+      if (operation->time_limit && !operation->ended() && !operation->deadline) {
         const auto when = operation->began + *operation->time_limit;
         operation->deadline = deadlines_.emplace_hint(deadlines_.end(), when, operation);
       }
@@ -603,16 +618,21 @@ void EngineLoop::send_parts(const Operation& operation) {
   operation->phase = ConnectionState::Phase::split;
   operation->parts_left = operation->parts.size();
   split_.insert(operation);
+  std::vector<Operation> refused;
   for (const Operation& part : operation->parts) {
     if (operation->ended()) part->finish(OperationStatus::cancelled);
+    part->whole = operation;
     try {
       part->engine->attend(part);
     } catch (const Error& error) {
+      part->whole.reset();
       part->finish(OperationStatus::errored, Failure{error.code(), error.what()});
-      release(part);
+      dead_.push_back(part->let_go());
+      refused.push_back(part);
     }
   }
   operation->make_in_progress();
+  for (const Operation& part : refused) part_ended(operation, *part);
 }
 
 void EngineLoop::cancel_parts(const ConnectionState& operation) {
@@ -623,14 +643,15 @@ void EngineLoop::cancel_parts(const ConnectionState& operation) {
 
 void EngineLoop::part_ended(const Operation& whole, const ConnectionState& part) {
   if (auto failure = part.failure()) {
-    whole->finish(OperationStatus::errored, std::move(*failure));
+    whole->finish(OperationStatus::errored, std::move(failure));
     cancel_parts(*whole);
   }
   if (--whole->parts_left > 0) return;
   split_.erase(whole);
   whole->parts.clear();
   // What is left, or to tell the peer that nothing comes.
-  begin(whole);
+  whole->phase = ConnectionState::Phase::fresh;
+  attend(whole);
 }
 
 void EngineLoop::hold_own(ConnectionState& operation) {
@@ -719,31 +740,43 @@ bool EngineLoop::poll_transfer(std::size_t index) {
   return true;
 }
 
-bool EngineLoop::poll_transfers() {
+bool EngineLoop::poll_transfers(Clock::time_point until) {
   // Transfers to one peer mostly end in their order, and asking after one costs a look at all of
   // UCX's interfaces. So the oldest are asked after until some have not ended, and of the others a
   // few at each look, in turn.
   const std::size_t before = flights_.size();
   std::size_t index = 0;
-  for (std::size_t waiting = 0; index < flights_.size() && waiting < kAskedAfter;) {
+  const auto goes_on = [&](std::size_t at, std::size_t waiting) {
+    return at < flights_.size() && waiting < kAskedAfter && Clock::now() < until;
+  };
+  for (std::size_t waiting = 0; goes_on(index, waiting);) {
     if (!poll_transfer(index)) ++index, ++waiting;
   }
   flight_cursor_ = std::max(flight_cursor_, index);
-  for (std::size_t asked = 0; asked < kAskedAfter && flight_cursor_ < flights_.size(); ++asked) {
-    if (!poll_transfer(flight_cursor_)) ++flight_cursor_;
+  // Those that were passed over come again in time, however many are added behind them.
+  if (flight_cursor_ >= flights_.size() || ++looks_since_start_ > kLooksUntilStart) {
+    flight_cursor_ = index;
+    looks_since_start_ = 0;
   }
-  if (flight_cursor_ >= flights_.size()) flight_cursor_ = 0;
+  for (std::size_t waiting = 0; goes_on(flight_cursor_, waiting);) {
+    if (!poll_transfer(flight_cursor_)) ++flight_cursor_, ++waiting;
+  }
   return flights_.size() < before;
 }
 
-bool EngineLoop::poll_notifications() {
+bool EngineLoop::poll_notifications(Clock::time_point until) {
   try {
     agent_.take_notifications(messages_);
   } catch (const AgentError&) {
     // Another look will tell; the operations have their deadlines.
   }
   if (messages_.empty()) return false;
+  std::size_t taken = 0;
   for (const auto& [sender, message] : messages_) {
+    if (taken++ > 0 && Clock::now() >= until) {
+      --taken;
+      break;
+    }
     const auto match = router_.take(message);
     if (match.operation == nullptr) continue;
     if (match.failed) {
@@ -755,7 +788,7 @@ bool EngineLoop::poll_notifications() {
       complete(match.operation);
     }
   }
-  messages_.clear();
+  messages_.erase(messages_.begin(), messages_.begin() + static_cast<std::ptrdiff_t>(taken));
   return true;
 }
 
@@ -791,8 +824,8 @@ Engine::Look EngineLoop::next_look(bool worked) {
   if (worked) last_work_ = now;
   const auto idle = now - last_work_;
   const ConnectorOptions& options = engine_.options();
-  if (is_driven() || now - last_waited_for_ < kDrivenFor)
-    return {now + kDrivenPause, Engine::Pause::rest};
+  if (is_driven()) return {now + kDrivenPause, Engine::Pause::rest};
+  if (engine_.lookers_ > 0) return {now + kDrivenPause, Engine::Pause::away};
   Clock::time_point look = now + kIdlePause;
   if (pending()) {
     if (idle < options.spin) {
@@ -813,7 +846,9 @@ Engine::Look EngineLoop::next_look(bool worked) {
 }
 
 void EngineLoop::complete(const Operation& operation) {
-  typical_age_ += (Clock::now() - operation->began - typical_age_) / kAgeMemory;
+  // One that has waited for long says nothing of those that follow.
+  const auto age = std::min<Clock::duration>(Clock::now() - operation->began, kLongestAge);
+  typical_age_ += (age - typical_age_) / kAgeMemory;
   if (operation->peer != nullptr) peers_.succeeded(*operation->peer);
   // Memory that nobody keeps alive for us may be freed by whoever learns of the end.
   const bool unowned = std::any_of(operation->local.begin(), operation->local.end(),
@@ -872,7 +907,9 @@ void EngineLoop::land(const Operation& operation) {
   if (operation->phase == Phase::offered || operation->phase == Phase::lingering) {
     router_.remove(*operation);
   }
-  if (!operation->small && operation->phase != Phase::fresh) --large_;
+  const bool counted = operation->phase == Phase::offered || operation->phase == Phase::lingering ||
+                       operation->phase == Phase::flying;
+  if (!operation->small && counted) --large_;
   operation->transfer.reset();
   forget_deadline(*operation);
   if (operation->whole == nullptr) {
@@ -883,7 +920,7 @@ void EngineLoop::land(const Operation& operation) {
     }
   }
   registry_.release(operation->lease);
-  release(operation);
+  dead_.push_back(release(operation));
 }
 
 void EngineLoop::forget_deadline(ConnectionState& operation) {

@@ -106,11 +106,13 @@ class Engine : public std::enable_shared_from_this<Engine> {
     explicit operator bool() const noexcept { return lock_.owns_lock(); }
 
    private:
+    Engine& engine_;
     std::unique_lock<std::mutex> lock_;
   };
 
   void take_commands(std::vector<Command>& commands);
   bool look_once();
+  bool is_driven();
   bool attend_here(const std::shared_ptr<ConnectionState>& operation);
   void start_locked();
   bool push(Command command, bool or_throw);
@@ -120,6 +122,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   enum class Pause : std::uint8_t {
     none,
     rest,   ///< Nothing: what comes meanwhile is taken at the next look, all at once.
+    away,   ///< Commands: a waiter looks around; and when it has gone, as `sleep`.
     sleep,  ///< Whatever there is to do.
   };
   struct Look {
@@ -127,9 +130,10 @@ class Engine : public std::enable_shared_from_this<Engine> {
     Pause pause = Pause::sleep;
   };
 
-  /// Moves the commands that wait to `commands`. Pauses before, until the look is due or something
-  /// ends the pause.
-  void take(std::vector<Command>& commands, Look look, bool& stop);
+  /// Pauses until the look is due or something ends the pause.
+  void pause(Look look, bool& stop);
+  /// There is something to look at.
+  void nudge();
 
   const ConnectorOptions options_;
 
@@ -148,8 +152,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::atomic<Pause> pause_{Pause::none};
   /// There is something new to look at, without a command.
   std::atomic<bool> nudged_{false};
-  /// To end any pause.
-  bool called_ = false;
+  /// Threads that look around while they wait.
+  std::atomic<int> lookers_{0};
   bool stopping_ = false;
   std::atomic<Start> start_{Start::idle};
   std::optional<Failure> start_failure_;
@@ -177,16 +181,18 @@ class EngineLoop {
 
   /// Does what the commands say, and looks at what NIXL, the peers and the clock have done; returns
   /// whether there was anything.
-  bool turn(std::vector<Engine::Command>& commands);
-  /// Looks at what NIXL and the peers have done; returns whether there was anything.
-  bool look_around();
+  bool turn();
+  /// Looks at what NIXL and the peers have done, of which it leaves some for the next look when
+  /// `until` has passed; returns whether there was anything.
+  bool look_around(Clock::time_point until = Clock::time_point::max());
   /// Whether a look takes microseconds only: no large data may stream in meanwhile.
   bool looks_are_quick() const noexcept { return large_ == 0; }
   /// `Connector::progress` has had its turn: it will again.
   void driven() noexcept;
   bool is_driven() const noexcept;
-  /// A waiter looks around, or does so no more.
-  void waited_for(bool now) noexcept;
+  /// What operations have let go of, for whoever has had the turn to drop after it: its owners may
+  /// call back.
+  std::vector<std::vector<Descriptor>> take_dead() noexcept { return std::exchange(dead_, {}); }
 
   /// Takes the operation as far as it comes within microseconds. Returns false, and does
   /// nothing, when it might take longer.
@@ -224,12 +230,12 @@ class EngineLoop {
 
   /// Looks at one of the flights; returns whether it has ended, and is in `flights_` no more.
   bool poll_transfer(std::size_t index);
-  bool poll_transfers();
+  bool poll_transfers(Clock::time_point until);
   /// Looks after the one transfer in flight for a moment, if that has paid of late.
   void see_through(Clock::time_point until);
   /// Whether it is throughput that counts now.
   bool busy() const noexcept;
-  bool poll_notifications();
+  bool poll_notifications(Clock::time_point until);
   bool expire_deadlines();
   Engine::Look next_look(bool worked);
 
@@ -260,6 +266,7 @@ class EngineLoop {
   std::shared_ptr<const MetadataEncoder> encoder_;
 
   std::vector<Engine::Command> commands_;
+  std::vector<std::vector<Descriptor>> dead_;
   /// Operations whose parts are under way.
   std::set<Operation> split_;
   /// The posted transfers, in the order of their posting.
@@ -273,11 +280,11 @@ class EngineLoop {
   Clock::time_point attentive_until_;
   /// How long operations have taken of late, from their beginning to their end.
   std::chrono::duration<double> typical_age_{0};
+  int looks_since_start_ = 0;
   int skips_ = 0;
   int to_skip_ = 0;
   Clock::time_point last_look_;
   Clock::time_point last_driven_;
-  Clock::time_point last_waited_for_;
   Clock::time_point not_quick_until_;
   /// Operations that are offered or flying and not small.
   std::size_t large_ = 0;

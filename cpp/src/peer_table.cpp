@@ -72,6 +72,15 @@ RemoteOffer RemoteOffer::resolve(std::shared_ptr<const Blob> blob, std::string_v
   return offer;
 }
 
+RemoteOffer RemoteOffer::cut(std::size_t begin, std::size_t end) const {
+  RemoteOffer part;
+  part.blob = blob;
+  part.address = address;
+  part.regions = cut_regions(regions, begin, end,
+                             [&](std::size_t i) { part.remote_keys.push_back(remote_keys[i]); });
+  return part;
+}
+
 std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   const std::string name(offer.blob->agent());
   if (name == agent_.name()) {

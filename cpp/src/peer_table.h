@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +19,29 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
+/// The bytes from `begin` to `end` of the regions, one after the other. Calls `from(index)` for
+/// each region that it takes a part of.
+template <typename From>
+std::vector<Region> cut_regions(const std::vector<Region>& regions, std::size_t begin,
+                                std::size_t end, From from) {
+  std::vector<Region> slice;
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < regions.size() && at < end; at += regions[i++].size) {
+    const Region& region = regions[i];
+    const std::size_t first = std::max(begin, at);
+    const std::size_t last = std::min(end, at + region.size);
+    if (first >= last) continue;
+    slice.push_back({region.type, region.device, region.address + (first - at), last - first});
+    from(i);
+  }
+  return slice;
+}
+
+inline std::vector<Region> cut_regions(const std::vector<Region>& regions, std::size_t begin,
+                                       std::size_t end) {
+  return cut_regions(regions, begin, end, [](std::size_t) {});
+}
+
 /// What one operation needs of a remote agent: each region with the remote key that its
 /// metadata gives for it.
 struct RemoteOffer {
@@ -32,6 +56,9 @@ struct RemoteOffer {
   /// not offer one of the regions. Thread safe.
   static RemoteOffer resolve(std::shared_ptr<const Blob> blob, std::string_view backend,
                              std::vector<Region> regions);
+
+  /// As `cut_regions`, with each region's key.
+  RemoteOffer cut(std::size_t begin, std::size_t end) const;
 };
 
 /// One loading of a remote agent. NIXL forgets it when the last holder does: the table while

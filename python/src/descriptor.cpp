@@ -191,6 +191,28 @@ int clear_descriptor(PyObject* self) {
   return 0;
 }
 
+int traverse_list(PyObject* self, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(self));
+  if (!nb::inst_ready(self)) return 0;
+  const auto& memory = nb::inst_ptr<LocalDescriptorList>(self)->memory;
+  if (!memory.empty() && static_cast<std::size_t>(memory[0].owner.use_count()) == memory.size()) {
+    auto* object = static_cast<PyObject*>(const_cast<void*>(memory[0].owner.get()));
+    Py_VISIT(object);
+  }
+  return 0;
+}
+
+int clear_list(PyObject* self) {
+  if (nb::inst_ready(self)) nb::inst_ptr<LocalDescriptorList>(self)->memory.clear();
+  return 0;
+}
+
+PyType_Slot list_slots[] = {
+    {Py_tp_traverse, reinterpret_cast<void*>(&traverse_list)},
+    {Py_tp_clear, reinterpret_cast<void*>(&clear_list)},
+    {0, nullptr},
+};
+
 PyType_Slot descriptor_slots[] = {
     {Py_tp_traverse, reinterpret_cast<void*>(&traverse_descriptor)},
     {Py_tp_clear, reinterpret_cast<void*>(&clear_descriptor)},
@@ -222,7 +244,8 @@ void init_descriptor(nb::module_& m) {
           "writable", [](const LocalDescriptor& d) { return d.writable; },
           "Whether a transfer may write to the memory.");
 
-  nb::class_<LocalDescriptorList>(m, "DescriptorList", "Many pieces of memory of one owner.")
+  nb::class_<LocalDescriptorList>(m, "DescriptorList", nb::type_slots(list_slots),
+                                  "Many pieces of memory of one owner.")
       .def(
           "__init__",
           [](LocalDescriptorList* self, const Numbers& addresses, const Numbers& sizes, int kind,

@@ -1,6 +1,8 @@
 // Every fault ends in the right status on both sides, and the next operation works.
 #include <gtest/gtest.h>
 
+#include <future>
+
 #include "fake.h"
 
 namespace nixl_connect {
@@ -450,6 +452,42 @@ TEST_F(PartFaults, EndedBeforeTheyBeganTheyTellThePeer) {
     EXPECT_EQ(end_of(read(from, into, seconds(0))), "timed_out");
     EXPECT_EQ(end_of(from), "remote_failed");
     expect_idle();
+  }
+}
+
+TEST_F(PartFaults, RefusedByAClosedConnectorTheyKeepNoMemory) {
+  const auto metadata = offer(large).metadata();
+  auto owner = std::make_shared<int>();
+  const std::weak_ptr<int> kept = owner;
+  Descriptor local = into.descriptor();
+  local.owner = std::move(owner);
+  right->close();
+  EXPECT_THROW(right->begin_read(metadata, {local}), Error);
+  local.owner.reset();
+  EXPECT_TRUE(kept.expired());
+}
+
+TEST_F(Faults, TheOwnersOfMemoryMayCallBack) {
+  expect_works();
+  for (const bool closes : {false, true}) {
+    std::promise<void> called;
+    const Buffer another(1000, 3);
+    const auto from = offer(source);
+    const auto metadata = from.metadata();
+    {
+      Descriptor local = target.descriptor();
+      local.owner = std::shared_ptr<const void>(&called, [&](const void*) {
+        if (closes) {
+          right->close();
+        } else {
+          right->create_readable({another.descriptor()}).cancel();
+        }
+        called.set_value();
+      });
+      // Most likely done, and its memory dropped, on this thread.
+      right->begin_read(metadata, {std::move(local)}).wait();
+    }
+    called.get_future().wait();
   }
 }
 

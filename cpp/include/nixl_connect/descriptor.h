@@ -13,7 +13,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 ///
 /// Lifetime: an operation copies its descriptors, and with them `owner`, and lets go only
 /// when NIXL has truly stopped using the memory, which can be after the operation was
-/// cancelled or its deadline passed. `owner` may then be released on the engine's thread.
+/// cancelled or its deadline passed. `owner` may then be released on the engine's thread, or on one that uses the connector.
 /// Without an owner the caller must keep the memory alive until
 /// `Connection::wait_released()`.
 struct Descriptor {
