@@ -370,8 +370,8 @@ void Registration::reset() noexcept {
   if (region_ == nullptr) return;
   try {
     // The owner goes with the last task, after the deregistration.
-    for (auto& [engine, lease] : region_->leases) {
-      engine->run([region = region_, lease = std::move(lease)](EngineLoop& loop) {
+    for (auto& [engine, held] : region_->leases) {
+      engine->run([region = region_, lease = std::move(held)](EngineLoop& loop) {
         loop.registry().release(lease);
       });
     }
