@@ -13,9 +13,9 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 ///
 /// Lifetime: an operation copies its descriptors, and with them `owner`, and lets go only
 /// when NIXL has truly stopped using the memory, which can be after the operation was
-/// cancelled or its deadline passed. `owner` may then be released on the engine's thread, or on one that uses the connector.
-/// Without an owner the caller must keep the memory alive until
-/// `Connection::wait_released()`.
+/// cancelled or its deadline passed. `owner` may then be released on the engine's thread, or on
+/// any that uses the connector, and its deleter may use the connector. Without an owner the caller
+/// must keep the memory alive until the operation has passed `Milestone::released`.
 struct Descriptor {
   std::uintptr_t address = 0;         ///< First byte; never 0.
   std::size_t size = 0;               ///< Bytes; never 0.
