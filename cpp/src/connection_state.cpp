@@ -60,14 +60,16 @@ bool ConnectionState::finish(OperationStatus status, std::optional<Failure> fail
   return true;
 }
 
-std::vector<Descriptor> ConnectionState::let_go() {
+void ConnectionState::detach() {
   lease.clear();
-  auto memory = std::exchange(local, {});
   remote = {};
   peer.reset();
   phase = Phase::released;
+}
+
+void ConnectionState::let_go() {
+  local.clear();
   pass(Milestone::released);
-  return memory;
 }
 
 void ConnectionState::pass(Milestone milestone) {

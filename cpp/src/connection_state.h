@@ -88,9 +88,11 @@ struct ConnectionState {
   void make_in_progress();
   /// Returns false, and changes nothing, when it has ended before.
   bool finish(OperationStatus status, std::optional<Failure> failure = std::nullopt);
-  /// NIXL uses the memory no more: passes the last milestone, and returns what keeps the memory
-  /// alive. The engine's.
-  std::vector<Descriptor> let_go();
+  /// NIXL uses the memory no more: drops what belongs to the engine, with the turn.
+  void detach();
+  /// Then drops what keeps the memory alive, and passes the last milestone. Without the turn:
+  /// owners may call back.
+  void let_go();
 
   bool wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout);
   bool notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue, std::uint64_t token);

@@ -105,14 +105,13 @@ std::string printable(std::string text) {
   return text;
 }
 
-/// Nobody uses the operation's memory any more: returns what keeps it alive.
-std::vector<Descriptor> release(const std::shared_ptr<ConnectionState>& operation) {
-  auto local = operation->let_go();
+/// Nobody uses the operation's memory any more. Without the turn.
+void release(const std::shared_ptr<ConnectionState>& operation) {
+  operation->let_go();
   if (const auto whole = std::exchange(operation->whole, nullptr)) {
     whole->engine->run(
         [whole, operation](EngineLoop& loop) { loop.part_ended(whole, *operation); });
   }
-  return local;
 }
 
 Failure closed_failure(const std::string& what) {
@@ -224,10 +223,11 @@ Engine::Turn::Turn(Engine& engine, std::try_to_lock_t) : engine_(engine) {
 
 Engine::Turn::~Turn() {
   if (!lock_.owns_lock()) return;
-  std::vector<std::vector<Descriptor>> dead;
-  if (engine_.loop_ != nullptr) dead = engine_.loop_->take_dead();
+  std::vector<std::shared_ptr<ConnectionState>> landed;
+  if (engine_.loop_ != nullptr) landed = engine_.loop_->take_landed();
   in_turn = false;
   lock_.unlock();
+  for (const auto& operation : landed) release(operation);
 }
 
 bool Engine::attend_here(const std::shared_ptr<ConnectionState>& operation) {
@@ -396,7 +396,10 @@ void Engine::thread_main() noexcept {
       }
     }
     // The agent is gone, and with it whatever could still touch their memory.
-    for (const auto& operation : survivors) release(operation);
+    for (const auto& operation : survivors) {
+      operation->detach();
+      release(operation);
+    }
     if (stopped) return;
   } catch (const Error& error) {
     failure = {error.code(), error.what()};
@@ -443,6 +446,8 @@ EngineLoop::EngineLoop(Engine& engine, const NixlApi& api)
 std::vector<std::shared_ptr<ConnectionState>> EngineLoop::abandon(const Failure& failure) {
   std::vector<Operation> open = ground();
   for (const Operation& operation : open) operation->finish(OperationStatus::errored, failure);
+  open.insert(open.end(), landed_.begin(), landed_.end());
+  landed_.clear();
   return open;
 }
 
@@ -627,7 +632,7 @@ void EngineLoop::send_parts(const Operation& operation) {
     } catch (const Error& error) {
       part->whole.reset();
       part->finish(OperationStatus::errored, Failure{error.code(), error.what()});
-      dead_.push_back(part->let_go());
+      landed_.push_back(part);
       refused.push_back(part);
     }
   }
@@ -920,7 +925,8 @@ void EngineLoop::land(const Operation& operation) {
     }
   }
   registry_.release(operation->lease);
-  dead_.push_back(release(operation));
+  operation->detach();
+  landed_.push_back(operation);
 }
 
 void EngineLoop::forget_deadline(ConnectionState& operation) {

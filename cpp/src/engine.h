@@ -190,9 +190,10 @@ class EngineLoop {
   /// `Connector::progress` has had its turn: it will again.
   void driven() noexcept;
   bool is_driven() const noexcept;
-  /// What operations have let go of, for whoever has had the turn to drop after it: its owners may
-  /// call back.
-  std::vector<std::vector<Descriptor>> take_dead() noexcept { return std::exchange(dead_, {}); }
+  /// The operations that have landed, for whoever has had the turn to release after it.
+  std::vector<std::shared_ptr<ConnectionState>> take_landed() noexcept {
+    return std::exchange(landed_, {});
+  }
 
   /// Takes the operation as far as it comes within microseconds. Returns false, and does
   /// nothing, when it might take longer.
@@ -266,7 +267,7 @@ class EngineLoop {
   std::shared_ptr<const MetadataEncoder> encoder_;
 
   std::vector<Engine::Command> commands_;
-  std::vector<std::vector<Descriptor>> dead_;
+  std::vector<Operation> landed_;
   /// Operations whose parts are under way.
   std::set<Operation> split_;
   /// The posted transfers, in the order of their posting.
