@@ -83,9 +83,15 @@ async def test_kinds_must_match(
 async def test_local_descriptors_must_be_descriptors(
     other: nc.Connector, readable: nc.ReadableOperation, local: Any
 ) -> None:
-    with pytest.raises(TypeError, match="local_descriptors: expected a Descriptor or a list"):
+    with pytest.raises(
+        TypeError,
+        match="local_descriptors: expected a Descriptor, a list of Descriptor or a DescriptorList",
+    ):
         await other.begin_read(readable.metadata(), local)
-    with pytest.raises(TypeError, match="local_descriptors: expected a Descriptor or a list"):
+    with pytest.raises(
+        TypeError,
+        match="local_descriptors: expected a Descriptor, a list of Descriptor or a DescriptorList",
+    ):
         await other.create_readable(local)
 
 
