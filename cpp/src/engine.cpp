@@ -31,11 +31,12 @@ constexpr int kRestFraction = 64;
 constexpr int kBusyRestFraction = 8;
 constexpr std::size_t kManyOperations = 8;
 constexpr auto kLongestRest = std::chrono::microseconds(100);
-/// After so many looks the asking in turn begins anew.
-constexpr int kLooksUntilStart = 256;
+/// Whoever takes longer makes no rest any longer.
+constexpr auto kLongestAge = kLongestRest * kRestFraction;
 /// How many transfers that have not ended are asked after at a look, at each of two places.
 constexpr std::size_t kAskedAfter = 2;
-constexpr auto kLongestAge = kLongestRest * kRestFraction;
+/// After so many looks the asking in turn begins anew.
+constexpr int kLooksUntilStart = 256;
 /// How many operations what they take is averaged over.
 constexpr double kAgeMemory = 32;
 /// How long NIXL is called for a notice that was sent to a peer; to one that may have to be
@@ -909,12 +910,9 @@ void EngineLoop::abort(const Operation& operation) {
 
 void EngineLoop::land(const Operation& operation) {
   using Phase = ConnectionState::Phase;
-  if (operation->phase == Phase::offered || operation->phase == Phase::lingering) {
-    router_.remove(*operation);
-  }
-  const bool counted = operation->phase == Phase::offered || operation->phase == Phase::lingering ||
-                       operation->phase == Phase::flying;
-  if (!operation->small && counted) --large_;
+  const bool offered = operation->phase == Phase::offered || operation->phase == Phase::lingering;
+  if (offered) router_.remove(*operation);
+  if (!operation->small && (offered || operation->phase == Phase::flying)) --large_;
   operation->transfer.reset();
   forget_deadline(*operation);
   if (operation->whole == nullptr) {

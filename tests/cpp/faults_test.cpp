@@ -16,6 +16,14 @@ using testing::eventually;
 
 constexpr int kBackend = -2;
 
+/// How an operation ends when one of the active side's calls fails.
+const std::map<std::string, std::string> kErrorsOfTheActiveSide{
+    {"register_mem", "backend"},
+    {"create_xfer_req", "backend"},
+    {"post_xfer_req", "peer_disconnected"},
+    {"get_xfer_status", "peer_disconnected"},
+};
+
 class Faults : public testing::FakeTest {
  protected:
   Connection offer(const Buffer& buffer, std::chrono::nanoseconds timeout = seconds(30)) {
@@ -53,13 +61,7 @@ TEST_F(Faults, AnErrorAtAnyCallOfThePassiveSide) {
 
 TEST_F(Faults, AnErrorAtAnyCallOfTheActiveSide) {
   expect_works();
-  const std::map<std::string, std::string> expected{
-      {"register_mem", "backend"},
-      {"create_xfer_req", "backend"},
-      {"post_xfer_req", "peer_disconnected"},
-      {"get_xfer_status", "peer_disconnected"},
-  };
-  for (const auto& [call, code] : expected) {
+  for (const auto& [call, code] : kErrorsOfTheActiveSide) {
     const auto from = offer(source);
     from.metadata();
     fake_nixl::fail(call, kBackend);
@@ -409,13 +411,7 @@ class PartFaults : public Faults {
 TEST_F(PartFaults, AnErrorInAnyPartIsTheWholesError) {
   EXPECT_EQ(end_of(read(offer(large), into)), "complete");
   EXPECT_TRUE(large == into);
-  const std::map<std::string, std::string> expected{
-      {"register_mem", "backend"},
-      {"create_xfer_req", "backend"},
-      {"post_xfer_req", "peer_disconnected"},
-      {"get_xfer_status", "peer_disconnected"},
-  };
-  for (const auto& [call, code] : expected) {
+  for (const auto& [call, code] : kErrorsOfTheActiveSide) {
     const auto from = offer(large);
     from.metadata();
     fake_nixl::fail(call, kBackend);

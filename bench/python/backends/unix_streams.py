@@ -8,22 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from .asked import Offer
+
 STYLE = "asyncio"
-
-
-class Offer:
-    def __init__(self, slot: int) -> None:
-        self.message = {"slot": slot}
-        self._ended = asyncio.get_running_loop().create_future()
-
-    def end(self) -> None:
-        self._ended.set_result(None)
-
-    async def ended(self) -> None:
-        await self._ended
-
-    def release(self) -> None:
-        """Nothing was registered."""
 
 
 class Owner:

@@ -12,22 +12,9 @@ import numpy as np
 import zmq
 import zmq.asyncio
 
+from .asked import Offer
+
 STYLE = "asyncio"
-
-
-class Offer:
-    def __init__(self, slot: int) -> None:
-        self.message = {"slot": slot}
-        self._ended = asyncio.get_running_loop().create_future()
-
-    def end(self) -> None:
-        self._ended.set_result(None)
-
-    async def ended(self) -> None:
-        await self._ended
-
-    def release(self) -> None:
-        """Nothing was registered."""
 
 
 class Owner:
