@@ -19,6 +19,8 @@ os.environ.setdefault("UCX_LOG_FILE", "stderr")  # not among the lines on standa
 import libucx
 import numpy as np
 
+from .one_sided import Offering, Registered
+
 libucx.load_library()
 
 import connex_rs  # noqa: E402
@@ -33,46 +35,24 @@ def new_engine(stage: int) -> Any:
     return connex_rs.Engine("bench", stage, listen_ip=HOST, spin_us=SPIN_US)
 
 
-def register(engine: Any, buffer: np.ndarray) -> None:
-    if engine.register_memory(buffer.ctypes.data, buffer.nbytes):
-        raise RuntimeError("connex-rs did not register a buffer")
-
-
-def unregister(engine: Any, buffer: np.ndarray) -> None:
-    if engine.unregister_memory(buffer.ctypes.data):
-        raise RuntimeError("connex-rs did not unregister a buffer")
-
-
-class Owner:
+class Owner(Offering):
     def __init__(self, buffers: list[np.ndarray]) -> None:
-        self._buffers = buffers
-        self._engine = new_engine(0)
+        super().__init__(new_engine(0), buffers)
         self.hello = {"url": self._engine.local_url}
-
-    def offer(self, slot: int) -> dict[str, Any]:
-        register(self._engine, self._buffers[slot])
-        return {"address": self._buffers[slot].ctypes.data}
-
-    def poll(self) -> list[int]:
-        return []
-
-    def release(self, slot: int) -> None:
-        unregister(self._engine, self._buffers[slot])
 
     def close(self) -> None:
         self._engine.close()
 
 
-class Mover:
+class Mover(Registered):
     def __init__(self, buffers: list[np.ndarray], hello: dict[str, Any]) -> None:
-        self._buffers = buffers
-        self._engine = new_engine(1)
+        super().__init__(new_engine(1), buffers)
         self._url = hello["url"]
         self._reads: dict[int, Any] = {}
 
     def begin(self, slot: int, message: dict[str, Any]) -> None:
         buffer = self._buffers[slot]
-        register(self._engine, buffer)
+        self.register(slot)
         self._reads[slot] = self._engine.get_async(
             self._url, buffer.ctypes.data, message["address"], buffer.nbytes
         )
@@ -81,7 +61,7 @@ class Mover:
         done = [slot for slot, read in self._reads.items() if read.done()]
         for slot in done:
             self._reads.pop(slot).wait()  # raises what went wrong, if anything
-            unregister(self._engine, self._buffers[slot])
+            self.unregister(slot)
         return done
 
     def close(self) -> None:

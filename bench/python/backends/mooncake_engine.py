@@ -18,6 +18,8 @@ os.environ.setdefault("MC_LOG_LEVEL", "ERROR")
 import numpy as np
 from mooncake.engine import TransferEngine
 
+from .one_sided import Offering, Registered
+
 STYLE = "spin"
 NOTIFIES = False
 HOST = "127.0.0.1"
@@ -30,46 +32,24 @@ def new_engine() -> Any:
     return engine
 
 
-def register(engine: Any, buffer: np.ndarray) -> None:
-    if engine.register_memory(buffer.ctypes.data, buffer.nbytes):
-        raise RuntimeError("Mooncake did not register a buffer")
-
-
-def unregister(engine: Any, buffer: np.ndarray) -> None:
-    if engine.unregister_memory(buffer.ctypes.data):
-        raise RuntimeError("Mooncake did not unregister a buffer")
-
-
-class Owner:
+class Owner(Offering):
     def __init__(self, buffers: list[np.ndarray]) -> None:
-        self._buffers = buffers
-        self._engine = new_engine()
+        super().__init__(new_engine(), buffers)
         self.hello = {"session": f"{HOST}:{self._engine.get_rpc_port()}"}
-
-    def offer(self, slot: int) -> dict[str, Any]:
-        register(self._engine, self._buffers[slot])
-        return {"address": self._buffers[slot].ctypes.data}
-
-    def poll(self) -> list[int]:
-        return []
-
-    def release(self, slot: int) -> None:
-        unregister(self._engine, self._buffers[slot])
 
     def close(self) -> None:
         del self._engine
 
 
-class Mover:
+class Mover(Registered):
     def __init__(self, buffers: list[np.ndarray], hello: dict[str, Any]) -> None:
-        self._buffers = buffers
-        self._engine = new_engine()
+        super().__init__(new_engine(), buffers)
         self._session = hello["session"]
         self._batches: dict[int, int] = {}
 
     def begin(self, slot: int, message: dict[str, Any]) -> None:
         buffer = self._buffers[slot]
-        register(self._engine, buffer)
+        self.register(slot)
         batch = self._engine.batch_transfer_async_read(
             self._session, [buffer.ctypes.data], [message["address"]], [buffer.nbytes]
         )
@@ -87,7 +67,7 @@ class Mover:
                 done.append(slot)
         for slot in done:
             del self._batches[slot]
-            unregister(self._engine, self._buffers[slot])
+            self.unregister(slot)
         return done
 
     def close(self) -> None:
