@@ -61,6 +61,8 @@ struct ConnectionState {
 
   // The engine's alone.
   std::size_t parts_left = 0;
+  /// The engine tells the peer of the end, not NIXL.
+  bool told_later = false;
   Phase phase = Phase::fresh;
   MemoryRegistry::Lease lease;
   std::optional<Transfer> transfer;

@@ -1,15 +1,10 @@
 #include "nixl_connect/connector.h"
 
-#include <sys/random.h>
-#include <unistd.h>
-
-#include <array>
 #include <atomic>
 #include <future>
 
 #include "engine.h"
-#include "hex.h"
-#include "process.h"
+#include "notification_key.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -22,28 +17,6 @@ constexpr std::size_t kLarge = std::size_t{1} << 20;
 constexpr std::size_t kMostEngines = 64;
 /// What is left to an operation itself when the rest has been shared out.
 constexpr std::size_t kTail = 4096;
-
-/// Keys cannot be guessed: 128 random bits, in hexadecimal.
-std::string random_key() {
-  constexpr std::size_t kBytes = 16;
-  constexpr std::size_t kKeys = 16;
-  thread_local std::array<char, kBytes * kKeys> pool;
-  thread_local std::size_t used = pool.size();
-  thread_local pid_t filled_by = 0;
-  // A forked child must not hand out its parent's keys.
-  if (used == pool.size() || filled_by != this_process()) {
-    std::size_t filled = 0;
-    while (filled < pool.size()) {
-      const ssize_t n = ::getrandom(pool.data() + filled, pool.size() - filled, 0);
-      if (n > 0) filled += static_cast<std::size_t>(n);
-    }
-    used = 0;
-    filled_by = this_process();
-  }
-  const std::string key = to_hex({pool.data() + used, kBytes});
-  used += kBytes;
-  return key;
-}
 
 std::string at(const char* argument, std::size_t index) {
   return std::string(argument) + "[" + std::to_string(index) + "]";
@@ -189,7 +162,7 @@ struct Connector::Impl {
                    std::optional<std::chrono::nanoseconds> timeout) {
     auto state = make_state(kind, std::move(local), timeout);
     state->passive = true;
-    state->key = random_key();
+    state->key = make_notification_key(engine->patience());
     for (const Descriptor& d : state->local) {
       state->offered.push_back({d.address, d.size, d.device});
     }

@@ -9,6 +9,7 @@
 
 #include "hex.h"
 #include "nixl_connect/error.h"
+#include "notification_key.h"
 #include "process.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -28,11 +29,12 @@ constexpr auto kLongLook = std::chrono::microseconds(400);
 /// While operations come and go, a rest is this fraction of what they take, and at most so long;
 /// with many at once, when it is throughput that counts, the larger one.
 constexpr int kRestFraction = 64;
-constexpr int kBusyRestFraction = 8;
+constexpr int kBusyRestFraction = 16;
 constexpr std::size_t kManyOperations = 8;
 constexpr auto kLongestRest = std::chrono::microseconds(100);
+constexpr auto kLongestBusyRest = std::chrono::microseconds(1000);
 /// Whoever takes longer makes no rest any longer.
-constexpr auto kLongestAge = kLongestRest * kRestFraction;
+constexpr auto kLongestAge = kLongestBusyRest * kBusyRestFraction;
 /// How many transfers that have not ended are asked after at a look, at each of two places.
 constexpr std::size_t kAskedAfter = 2;
 /// After so many looks the asking in turn begins anew.
@@ -43,16 +45,22 @@ constexpr double kAgeMemory = 32;
 /// connected first.
 constexpr auto kNoticeTime = std::chrono::milliseconds(5);
 constexpr auto kFirstNoticeTime = std::chrono::milliseconds(100);
-/// When registering and beginning has taken a caller longer than this, on a host whose drivers are
-/// slow, the engine's thread does it for so long.
+/// When registering and beginning has taken a caller longer than this, the engine's thread does it
+/// for a while: for longer each time in a row, as on a host whose drivers are slow, and not for
+/// long when the caller just lost its processor.
 constexpr auto kQuick = std::chrono::microseconds(250);
-constexpr auto kNotQuickPause = std::chrono::milliseconds(100);
+constexpr Clock::duration kFirstNotQuickPause = std::chrono::milliseconds(1);
+constexpr Clock::duration kNotQuickPause = std::chrono::milliseconds(128);
 /// For so long the engine's thread leaves the work to whoever has called `progress` last, but for a
 /// look at each of these intervals.
 constexpr auto kDrivenFor = std::chrono::milliseconds(20);
 constexpr auto kDrivenPause = std::chrono::milliseconds(2);
 /// How often a caller tries to get the turn: the time of a look or two that find nothing.
 constexpr int kTurnTries = 200;
+/// After so many successes a peer is told, whatever its patience.
+constexpr std::size_t kMostUntold = 64;
+/// A peer that has shown patience goes on having it for so long.
+constexpr auto kPatienceLasts = std::chrono::milliseconds(2);
 /// How long a caller looks after its own transfer before it leaves it to the thread: as long as a
 /// peer that is awake takes to answer.
 constexpr auto kPatience = std::chrono::microseconds(25);
@@ -209,7 +217,7 @@ bool Engine::push(Command command, bool or_throw) {
   }
   start_locked();
   mailbox_.push_back(std::move(command));
-  if (pause_ >= Pause::away) wake_.notify_one();
+  if (pause_ >= Pause::standby) wake_.notify_one();
   return true;
 }
 
@@ -338,7 +346,7 @@ void Engine::close() noexcept {
 void Engine::pause(Look look, bool& stop) {
   std::unique_lock lock(mutex_);
   const auto due = [&] {
-    return (stopping_ && !stop) || (look.pause >= Pause::away && !mailbox_.empty()) ||
+    return (stopping_ && !stop) || (look.pause >= Pause::standby && !mailbox_.empty()) ||
            (nudged_ &&
             (look.pause == Pause::sleep || (look.pause == Pause::away && lookers_ == 0)));
   };
@@ -435,7 +443,8 @@ EngineLoop::EngineLoop(Engine& engine, const NixlApi& api)
       registry_(agent_),
       peers_(agent_, engine.options().backend, engine.options().max_peer_regions,
              engine.options().max_peers),
-      last_work_(Clock::now()) {
+      last_work_(Clock::now()),
+      not_quick_pause_(kFirstNotQuickPause) {
   try {
     connections_ = Blob::parse(agent_.partial_metadata({}));
   } catch (const Error&) {
@@ -477,6 +486,7 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
       const bool worked = turn();
       // Once: nothing is accepted any more.
       if (stops_now) stop_operations();
+      if (stopping_) tell_all();
       const bool at_rest = flights_.empty() && split_.empty() && Clock::now() >= attentive_until_;
       if (stopping_ && (at_rest || Clock::now() >= last_call)) break;
       look = next_look(worked);
@@ -499,7 +509,13 @@ bool EngineLoop::turn() {
     }
   }
   commands_.clear();
-  worked |= look_around();
+  // Callers may have looked around since the thread began its rest.
+  const bool looked = busy() && !is_driven() && Clock::now() < last_look_ + rest_between_looks();
+  if (looked) {
+    tell_if_due();
+  } else {
+    worked |= look_around();
+  }
   worked |= expire_deadlines();
   return worked;
 }
@@ -518,11 +534,18 @@ bool EngineLoop::attend_if_quick(const Operation& operation) {
   }
   attend(operation);
   last_work_ = Clock::now();
-  if (last_work_ - began > kQuick) not_quick_until_ = last_work_ + kNotQuickPause;
+  if (last_work_ - began > kQuick) {
+    not_quick_until_ = last_work_ + not_quick_pause_;
+    not_quick_pause_ = std::min(2 * not_quick_pause_, kNotQuickPause);
+  } else {
+    not_quick_pause_ = kFirstNotQuickPause;
+  }
   // Who drives the engine looks soon anyway.
   if (!looks_are_quick() || is_driven()) return true;
   if (busy()) {
-    if (last_work_ - last_look_ > kShortestPause) look_around(last_work_ + kQuick);
+    // Sooner than the thread, which then rests on.
+    const auto due = std::max<Clock::duration>(rest_between_looks() / 2, kShortestPause);
+    if (last_work_ - last_look_ > due) look_around(last_work_ + kQuick);
   } else if (flights_.size() == 1 && flights_.back() == operation) {
     see_through(last_work_ + kPatience);
   }
@@ -551,6 +574,7 @@ void EngineLoop::see_through(Clock::time_point until) {
 bool EngineLoop::look_around(Clock::time_point until) {
   const auto began = Clock::now();
   bool worked = poll_transfers(until);
+  tell_if_due();
   worked |= poll_notifications(until);
   last_look_ = Clock::now();
   return worked || last_look_ - began > kLongLook;
@@ -706,9 +730,15 @@ void EngineLoop::begin(const Operation& operation) {
     operation->lease = registry_.acquire(operation->local_regions);
     what = "NIXL refused the transfer: ";
     if (operation->peer->is_self) hold_own(*operation);
-    operation->transfer.emplace(agent_.create_transfer(operation->kind, operation->local_regions,
-                                                       operation->remote.regions,
-                                                       operation->peer->alias, operation->key));
+    const auto patience = operation->small ? patience_of(operation->key) : std::chrono::microseconds{};
+    if (patience.count() > 0 && !operation->peer->is_self) {
+      operation->told_later = true;
+      peers_patience_ = patience;
+      patient_until_ = Clock::now() + kPatienceLasts;
+    }
+    operation->transfer.emplace(agent_.create_transfer(
+        operation->kind, operation->local_regions, operation->remote.regions,
+        operation->peer->alias, operation->told_later ? std::string() : operation->key));
   } catch (const AgentError& error) {
     fail(operation, {code, operation->describe() + ": " + what + error.what()});
     abort(operation);
@@ -770,6 +800,12 @@ bool EngineLoop::poll_transfers(Clock::time_point until) {
   return flights_.size() < before;
 }
 
+std::chrono::microseconds EngineLoop::patience() const noexcept {
+  const auto rest = rest_between_looks();
+  if (!busy() || rest < kShortestPause) return {};
+  return std::chrono::duration_cast<std::chrono::microseconds>(rest);
+}
+
 bool EngineLoop::poll_notifications(Clock::time_point until) {
   try {
     agent_.take_notifications(messages_);
@@ -783,15 +819,15 @@ bool EngineLoop::poll_notifications(Clock::time_point until) {
       --taken;
       break;
     }
-    const auto match = router_.take(message);
-    if (match.operation == nullptr) continue;
-    if (match.failed) {
-      fail(match.operation, {ErrorCode::remote_failed,
-                             match.operation->describe() + ": the peer '" + printable(sender) +
-                                 "' reports '" + printable(match.reason) + "'"});
-      land(match.operation);
-    } else {
-      complete(match.operation);
+    for (const auto& match : router_.take(message)) {
+      if (match.failed) {
+        fail(match.operation, {ErrorCode::remote_failed,
+                               match.operation->describe() + ": the peer '" + printable(sender) +
+                                   "' reports '" + printable(match.reason) + "'"});
+        land(match.operation);
+      } else {
+        complete(match.operation);
+      }
     }
   }
   messages_.erase(messages_.begin(), messages_.begin() + static_cast<std::ptrdiff_t>(taken));
@@ -822,12 +858,20 @@ bool EngineLoop::expire_deadlines() {
 }
 
 bool EngineLoop::busy() const noexcept {
-  return router_.size() + flights_.size() >= kManyOperations;
+  return router_.size() + flights_.size() >= kManyOperations || last_work_ < patient_until_;
+}
+
+Clock::duration EngineLoop::rest_between_looks() const noexcept {
+  const auto age = std::chrono::duration_cast<Clock::duration>(typical_age_);
+  if (last_work_ < patient_until_) return peers_patience_;
+  return busy() ? std::min<Clock::duration>(age / kBusyRestFraction, kLongestBusyRest)
+                : std::min<Clock::duration>(age / kRestFraction, kLongestRest);
 }
 
 Engine::Look EngineLoop::next_look(bool worked) {
   const auto now = Clock::now();
   if (worked) last_work_ = now;
+  engine_.patience_.store(patience(), std::memory_order_relaxed);
   const auto idle = now - last_work_;
   const ConnectorOptions& options = engine_.options();
   if (is_driven()) return {now + kDrivenPause, Engine::Pause::rest};
@@ -835,20 +879,49 @@ Engine::Look EngineLoop::next_look(bool worked) {
   Clock::time_point look = now + kIdlePause;
   if (pending()) {
     if (idle < options.spin) {
-      // A fraction of what operations take anyway is not missed, and each look then finds more.
-      const int fraction = busy() ? kBusyRestFraction : kRestFraction;
-      const auto rest = std::min<Clock::duration>(
-          std::chrono::duration_cast<Clock::duration>(typical_age_) / fraction, kLongestRest);
+      const auto rest = rest_between_looks();
       if (rest < kShortestPause) return {now, Engine::Pause::none};
+      if (busy()) return {last_look_ + rest, Engine::Pause::standby};
       return {now + rest, Engine::Pause::rest};
     }
     const auto pause = std::min<Clock::duration>(
         idle / kPauseFraction, std::max<Clock::duration>(idle / kLongPauseFraction, kLongPause));
-    look = now + std::min<Clock::duration>(std::max<Clock::duration>(pause, kShortestPause),
-                                           options.max_pause);
+    const auto shortest = std::max<Clock::duration>(busy() ? rest_between_looks() : pause,
+                                                    kShortestPause);
+    look = now + std::min<Clock::duration>(std::max(pause, shortest), options.max_pause);
   }
   if (!deadlines_.empty()) look = std::min(look, deadlines_.begin()->first);
+  if (!untold_.empty()) look = std::min(look, untold_due_);
   return {look};
+}
+
+void EngineLoop::tell_later(const ConnectionState& operation) {
+  const auto due = Clock::now() + patience_of(operation.key);
+  untold_due_ = untold_.empty() ? due : std::min(untold_due_, due);
+  auto it = std::find_if(untold_.begin(), untold_.end(),
+                         [&](const Untold& known) { return known.peer == operation.peer; });
+  if (it == untold_.end()) it = untold_.insert(it, {operation.peer, {}});
+  it->keys.push_back(operation.key);
+  if (it->keys.size() >= kMostUntold) tell_all();
+}
+
+void EngineLoop::tell_if_due() {
+  if (!untold_.empty() && Clock::now() >= untold_due_) tell_all();
+}
+
+void EngineLoop::tell_all() {
+  if (untold_.empty()) return;
+  for (const Untold& untold : untold_) {
+    try {
+      agent_.notify(untold.peer->alias, NotificationRouter::success_notice(untold.keys));
+    } catch (const AgentError&) {
+      // As when NIXL cannot tell: the peers' own deadlines end their sides.
+      untold.peer->broken = true;
+      peers_.failed(*untold.peer);
+    }
+  }
+  untold_.clear();
+  attentive_until_ = std::max(attentive_until_, Clock::now() + kNoticeTime);
 }
 
 void EngineLoop::complete(const Operation& operation) {
@@ -856,6 +929,7 @@ void EngineLoop::complete(const Operation& operation) {
   const auto age = std::min<Clock::duration>(Clock::now() - operation->began, kLongestAge);
   typical_age_ += (age - typical_age_) / kAgeMemory;
   if (operation->peer != nullptr) peers_.succeeded(*operation->peer);
+  if (operation->told_later) tell_later(*operation);
   // Memory that nobody keeps alive for us may be freed by whoever learns of the end.
   const bool unowned = std::any_of(operation->local.begin(), operation->local.end(),
                                    [](const Descriptor& d) { return d.owner == nullptr; });

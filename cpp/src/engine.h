@@ -80,6 +80,12 @@ class Engine : public std::enable_shared_from_this<Engine> {
   /// not quick any more. The engine's thread rests meanwhile.
   void look_until(const std::function<bool()>& there, Clock::time_point until);
 
+  /// How long the news of an operation's end may wait for that of others: zero unless so many
+  /// operations are about that nobody would notice.
+  std::chrono::microseconds patience() const noexcept {
+    return patience_.load(std::memory_order_relaxed);
+  }
+
   /// Begins to close; nothing is accepted any more.
   void stop() noexcept;
   /// As `Connector::close`.
@@ -122,6 +128,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   enum class Pause : std::uint8_t {
     none,
     rest,   ///< Nothing: what comes meanwhile is taken at the next look, all at once.
+    standby,  ///< Commands: callers look around while they come and go.
     away,   ///< Commands: a waiter looks around; and when it has gone, as `sleep`.
     sleep,  ///< Whatever there is to do.
   };
@@ -152,6 +159,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::atomic<Pause> pause_{Pause::none};
   /// There is something new to look at, without a command.
   std::atomic<bool> nudged_{false};
+  std::atomic<std::chrono::microseconds> patience_{std::chrono::microseconds::zero()};
   /// Threads that look around while they wait.
   std::atomic<int> lookers_{0};
   bool stopping_ = false;
@@ -201,7 +209,8 @@ class EngineLoop {
 
   /// Whether a peer or NIXL has something to do for us.
   bool pending() const noexcept {
-    return !router_.empty() || !flights_.empty() || Clock::now() < attentive_until_;
+    return !router_.empty() || !flights_.empty() || !untold_.empty() ||
+           Clock::now() < attentive_until_;
   }
 
   /// A part has come to its end, and its memory is free.
@@ -236,9 +245,19 @@ class EngineLoop {
   void see_through(Clock::time_point until);
   /// Whether it is throughput that counts now.
   bool busy() const noexcept;
+  /// How long to leave NIXL alone between two looks while operations come and go: a fraction of what
+  /// they take anyway is not missed, and each look then finds more.
+  Clock::duration rest_between_looks() const noexcept;
+  std::chrono::microseconds patience() const noexcept;
   bool poll_notifications(Clock::time_point until);
   bool expire_deadlines();
   Engine::Look next_look(bool worked);
+
+  /// Remembers to tell the operation's peer of its end, when its patience is over.
+  void tell_later(const ConnectionState& operation);
+  /// Tells the peers that wait for it, if it is time.
+  void tell_if_due();
+  void tell_all();
 
   void complete(const Operation& operation);
   /// As `land`, of an operation that did not succeed: the peer is told.
@@ -277,6 +296,17 @@ class EngineLoop {
   ConnectionState::Deadlines deadlines_;
   std::vector<std::pair<std::string, std::string>> messages_;
   Clock::time_point last_work_;
+  /// Successes of which the peers have not been told, by peer; few at a time.
+  struct Untold {
+    std::shared_ptr<Peer> peer;
+    std::vector<std::string> keys;
+  };
+  std::vector<Untold> untold_;
+  /// When the first of them is due.
+  Clock::time_point untold_due_;
+  /// What the peers that showed any have of patience, and how long ago is too long.
+  std::chrono::microseconds peers_patience_{0};
+  Clock::time_point patient_until_;
   /// What has been sent without a transfer may still need NIXL to be called.
   Clock::time_point attentive_until_;
   /// How long operations have taken of late, from their beginning to their end.
@@ -287,6 +317,7 @@ class EngineLoop {
   Clock::time_point last_look_;
   Clock::time_point last_driven_;
   Clock::time_point not_quick_until_;
+  Clock::duration not_quick_pause_;
   /// Operations that are offered or flying and not small.
   std::size_t large_ = 0;
   /// What is counted here and nowhere else.

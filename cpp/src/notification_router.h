@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include "nixl_connect/api.h"
 
@@ -19,18 +20,22 @@ struct ConnectionState;
 class NotificationRouter {
  public:
   struct Match {
-    std::shared_ptr<ConnectionState> operation;  ///< Null when nothing waits for the message.
+    std::shared_ptr<ConnectionState> operation;
     bool failed = false;                         ///< The peer reports a failure, not an end.
     std::string reason;                          ///< The peer's word for it.
   };
 
   void add(std::shared_ptr<ConnectionState> operation);
   void remove(const ConnectionState& operation);
-  Match take(std::string_view message);
+  /// The operations that the message ends: mostly one, none when nothing waits for it.
+  std::vector<Match> take(std::string_view message);
 
   /// What to send when an operation did not succeed. Peers that don't know it take it for a
   /// key that matches nothing.
   static std::string failure_notice(std::string_view key, std::string_view reason);
+  /// What to send when operations have succeeded whose owner has patience: of one, its key. Keys
+  /// that show patience hold no comma.
+  static std::string success_notice(const std::vector<std::string>& keys);
 
   bool empty() const noexcept { return waiting_.empty(); }
   std::size_t size() const noexcept { return waiting_.size(); }
@@ -43,6 +48,8 @@ class NotificationRouter {
   }
 
  private:
+  std::shared_ptr<ConnectionState> take_one(std::string_view key);
+
   std::unordered_map<std::string, std::shared_ptr<ConnectionState>> waiting_;
   std::uint64_t matched_ = 0;
   std::uint64_t unknown_ = 0;

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import weakref
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
@@ -24,13 +25,14 @@ class _Bridge:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.queue = _core.CompletionQueue()
         self.futures: dict[int, asyncio.Future[bool]] = {}
-        self.tokens = itertools.count()
+        self.next_token = itertools.count().__next__
         loop.add_reader(self.queue.fileno(), self._drain)
 
     def _drain(self) -> None:
+        futures = self.futures
         for token in self.queue.drain():
             # Not every token has one: some say only that there is something to release.
-            future = self.futures.pop(token, None)
+            future = futures.pop(token, None)
             if future is not None and not future.done():
                 future.set_result(True)
 
@@ -40,7 +42,19 @@ _bridges: WeakKeyDictionary[asyncio.AbstractEventLoop, _Bridge] = WeakKeyDiction
 _bridges_lock = threading.Lock()
 
 
+class _Latest(threading.local):
+    """The loop that this thread asked for last, and its bridge: mostly the only one."""
+
+    loop: Callable[[], asyncio.AbstractEventLoop | None] = staticmethod(lambda: None)
+    bridge: Callable[[], _Bridge | None] = staticmethod(lambda: None)
+
+
+_latest = _Latest()
+
+
 def _bridge_of(loop: asyncio.AbstractEventLoop) -> _Bridge:
+    if _latest.loop() is loop and (latest := _latest.bridge()) is not None:
+        return latest
     bridge = _bridges.get(loop)
     if bridge is None:
         bridge = _Bridge(loop)
@@ -49,6 +63,8 @@ def _bridge_of(loop: asyncio.AbstractEventLoop) -> _Bridge:
             for closed in [known for known in _bridges if known.is_closed()]:
                 del _bridges[closed]
             _bridges[loop] = bridge
+    _latest.loop = weakref.ref(loop)
+    _latest.bridge = weakref.ref(bridge)
     return bridge
 
 
@@ -69,9 +85,8 @@ async def wait_for(
     """
     loop = asyncio.get_running_loop()
     bridge = _bridge_of(loop)
-    token = next(bridge.tokens)
-    future: asyncio.Future[bool] = loop.create_future()
-    bridge.futures[token] = future
+    token = bridge.next_token()
+    future = bridge.futures[token] = loop.create_future()
     timer = None
     try:
         if not notify(bridge.queue, token):

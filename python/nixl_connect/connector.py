@@ -496,8 +496,7 @@ class Connector:
         if not self._core.check_started():
             await self._started()
         made = operation(self._shared_connection, local_descriptors, timeout)  # type: ignore[call-arg,arg-type]
-        if not made._core.reached(_core.READY):
-            await made._reach(_core.READY, None)
+        await made._ready()
         made._raise_failure()
         return made
 

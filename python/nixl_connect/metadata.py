@@ -77,6 +77,32 @@ class RdmaMetadata(BaseModel):
             raise ValueError(f"operation_kind: expected 1 (READ) or 2 (WRITE), got {value}")
         return value
 
+    @classmethod
+    def _of(
+        cls,
+        descriptors: list[SerializedDescriptor],
+        nixl_metadata: str,
+        notification_key: str,
+        operation_kind: int,
+    ) -> RdmaMetadata:
+        """As `model_construct` with all fields, at a sixth of its cost."""
+        made = cls.__new__(cls)
+        put = object.__setattr__
+        put(
+            made,
+            "__dict__",
+            {
+                "descriptors": descriptors,
+                "nixl_metadata": nixl_metadata,
+                "notification_key": notification_key,
+                "operation_kind": operation_kind,
+            },
+        )
+        put(made, "__pydantic_fields_set__", set(made.__dict__))
+        put(made, "__pydantic_extra__", None)
+        put(made, "__pydantic_private__", None)
+        return made
+
     def to_descriptors(self) -> Descriptor | list[Descriptor]:
         """The offered regions: a single descriptor, or a list when there are several.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import Enum, IntEnum
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +29,9 @@ __all__ = [
     "WritableOperation",
     "WriteOperation",
 ]
+
+_READY = _core.READY
+_ENDED = _core.ENDED
 
 Self = TypeVar("Self", bound="AbstractOperation")
 
@@ -70,11 +74,12 @@ class OperationStatus(IntEnum):
 
 _STATUS_NAMES = ("<invalid>", "INIT", "PROC", "DONE", "STOP", "ERR")
 _STATUSES = tuple(OperationStatus)
+_DEFAULT_TIMEOUT = Default.TIMEOUT
 
 
 def _core_timeout(timeout: float | Default | None) -> float | None:
     """The core's way: None for the default, negative for no deadline."""
-    if isinstance(timeout, Default):
+    if timeout is _DEFAULT_TIMEOUT:
         return None
     return -1.0 if timeout is None else check_timeout(timeout)
 
@@ -98,6 +103,8 @@ class AbstractOperation(ABC):
     Thread safety: every member may be used from any thread and any event loop.
     """
 
+    _connection: Connection | None = None
+
     @abstractmethod
     def __init__(
         self,
@@ -106,11 +113,10 @@ class AbstractOperation(ABC):
         kind: OperationKind,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
     ) -> None:
-        self._connector = connection.connector
+        self._connector = connection._connector
         self._core = core
         self._operation_kind = kind
         self._local_desc_list = local_descriptors
-        self._connection: Connection | None = None
 
     @property
     def connection(self) -> Connection:
@@ -157,17 +163,19 @@ class AbstractOperation(ABC):
         TransferError
             When the operation has failed: of the type that says how.
         """
-        if not self._core.reached(_core.ENDED):
+        core = self._core
+        if not core.reached(_ENDED):
             if timeout is not None:
                 check_timeout(timeout)
-            await self._reach(_core.ENDED, timeout)
+            if not await _asyncio.wait_for(partial(core.notify, _ENDED), core.forget, timeout):
+                raise self._wait_timed_out(timeout)
         self._raise_failure()
 
     def wait(self, timeout: float | None = None) -> None:
         """As `wait_for_completion`, blocking the calling thread."""
         if timeout is not None:
             check_timeout(timeout)
-        if not self._core.wait(_core.ENDED, timeout):
+        if not self._core.wait(_ENDED, timeout):
             raise self._wait_timed_out(timeout)
         self._raise_failure()
 
@@ -205,7 +213,7 @@ class AbstractOperation(ABC):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._core.reached(_core.ENDED):
+        if not self._core.reached(_ENDED):
             self._core.cancel()
 
     async def __aenter__(self: Self) -> Self:
@@ -224,12 +232,10 @@ class AbstractOperation(ABC):
         what = repr(local) if isinstance(local, Descriptor) else f"{len(local)} descriptors"
         return f"{type(self).__name__}({self._core.name!r}, {what}, status={self.status})"
 
-    async def _reach(self, milestone: int, timeout: float | None) -> None:
+    async def _ready(self) -> None:
         core = self._core
-        if not await _asyncio.wait_for(
-            lambda queue, token: core.notify(milestone, queue, token), core.forget, timeout
-        ):
-            raise self._wait_timed_out(timeout)
+        if not core.reached(_READY):
+            await _asyncio.wait_for(partial(core.notify, _READY), core.forget)
 
     def _wait_timed_out(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"{self!r} has not ended after {timeout} s; it goes on")
@@ -252,7 +258,7 @@ class PassiveOperation(AbstractOperation):
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
         core = core_of(connection).create(
-            int(operation_kind), local_descriptors, _core_timeout(timeout)
+            operation_kind, local_descriptors, _core_timeout(timeout)
         )
         super().__init__(connection, core, operation_kind, local_descriptors)
         # Taken now: what is registered is what is told. A list that cannot change has time.
@@ -284,11 +290,11 @@ class PassiveOperation(AbstractOperation):
             descriptors = self._serialized_descriptors
             if isinstance(descriptors, DescriptorList):
                 descriptors = descriptors.metadata
-            request = RdmaMetadata.model_construct(
-                descriptors=descriptors,
-                nixl_metadata=self._core.nixl_metadata(hex_encode),
-                notification_key=self._core.notification_key,
-                operation_kind=int(self._operation_kind),
+            request = RdmaMetadata._of(
+                descriptors,
+                self._core.nixl_metadata(hex_encode),
+                self._core.notification_key,
+                int(self._operation_kind),
             )
             if self._connector._auth_key is not None:
                 request = _signing.sign(self._connector._auth_key, request)
@@ -298,6 +304,8 @@ class PassiveOperation(AbstractOperation):
 
 class ActiveOperation(AbstractOperation):
     """The side that was given metadata, and reads or writes."""
+
+    _remote: Remote | None = None
 
     @abstractmethod
     def __init__(
@@ -313,14 +321,11 @@ class ActiveOperation(AbstractOperation):
                 f"remote_metadata: expected RdmaMetadata, got {type(remote_metadata).__name__}"
             )
         begin = core_of(connection).begin
-        auth_key = connection.connector._auth_key
+        auth_key = connection._connector._auth_key
         if auth_key is not None:
             _signing.verify(auth_key, remote_metadata)
-        core = begin(
-            int(operation_kind), remote_metadata, local_descriptors, _core_timeout(timeout)
-        )
+        core = begin(operation_kind, remote_metadata, local_descriptors, _core_timeout(timeout))
         super().__init__(connection, core, operation_kind, local_descriptors)
-        self._remote: Remote | None = None
 
     @property
     def remote(self) -> Remote:
