@@ -61,8 +61,8 @@ struct ConnectionState {
 
   // The engine's alone.
   std::size_t parts_left = 0;
-  /// The engine tells the peer of the end, not NIXL.
-  bool told_later = false;
+  /// The engine tells the peer of the end, not NIXL with the transfer.
+  bool told_by_engine = false;
   Phase phase = Phase::fresh;
   MemoryRegistry::Lease lease;
   std::optional<Transfer> transfer;

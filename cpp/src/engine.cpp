@@ -59,11 +59,14 @@ constexpr auto kDrivenPause = std::chrono::milliseconds(2);
 constexpr int kTurnTries = 200;
 /// After so many successes a peer is told, whatever its patience.
 constexpr std::size_t kMostUntold = 64;
+/// A notice that NIXL refuses is tried so often, after such a pause.
+constexpr int kMostRefusals = 10;
+constexpr auto kRefusalPause = std::chrono::milliseconds(1);
 /// A peer that has shown patience goes on having it for so long.
 constexpr auto kPatienceLasts = std::chrono::milliseconds(2);
 /// How long a caller looks after its own transfer before it leaves it to the thread: as long as a
 /// peer that is awake takes to answer.
-constexpr auto kPatience = std::chrono::microseconds(25);
+constexpr auto kPatience = std::chrono::microseconds(60);
 /// How many transfers it leaves alone at most after it has lost patience again and again.
 constexpr int kMostSkips = 63;
 
@@ -486,8 +489,12 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
       const bool worked = turn();
       // Once: nothing is accepted any more.
       if (stops_now) stop_operations();
-      if (stopping_) tell_all();
-      const bool at_rest = flights_.empty() && split_.empty() && Clock::now() >= attentive_until_;
+      if (stopping_) {
+        tell_all();
+        attentive_until_ = std::max(attentive_until_, told_last_ + kNoticeTime);
+      }
+      const bool at_rest = flights_.empty() && split_.empty() && untold_.empty() &&
+                           Clock::now() >= attentive_until_;
       if (stopping_ && (at_rest || Clock::now() >= last_call)) break;
       look = next_look(worked);
     }
@@ -534,6 +541,7 @@ bool EngineLoop::attend_if_quick(const Operation& operation) {
   }
   attend(operation);
   last_work_ = Clock::now();
+  engine_.patience_.store(patience(), std::memory_order_relaxed);
   if (last_work_ - began > kQuick) {
     not_quick_until_ = last_work_ + not_quick_pause_;
     not_quick_pause_ = std::min(2 * not_quick_pause_, kNotQuickPause);
@@ -730,15 +738,10 @@ void EngineLoop::begin(const Operation& operation) {
     operation->lease = registry_.acquire(operation->local_regions);
     what = "NIXL refused the transfer: ";
     if (operation->peer->is_self) hold_own(*operation);
-    const auto patience = operation->small ? patience_of(operation->key) : std::chrono::microseconds{};
-    if (patience.count() > 0 && !operation->peer->is_self) {
-      operation->told_later = true;
-      peers_patience_ = patience;
-      patient_until_ = Clock::now() + kPatienceLasts;
-    }
+    operation->told_by_engine = PeerTable::can_be_told(*operation->peer) && !operation->key.empty();
     operation->transfer.emplace(agent_.create_transfer(
         operation->kind, operation->local_regions, operation->remote.regions,
-        operation->peer->alias, operation->told_later ? std::string() : operation->key));
+        operation->peer->alias, operation->told_by_engine ? std::string() : operation->key));
   } catch (const AgentError& error) {
     fail(operation, {code, operation->describe() + ": " + what + error.what()});
     abort(operation);
@@ -895,14 +898,21 @@ Engine::Look EngineLoop::next_look(bool worked) {
   return {look};
 }
 
-void EngineLoop::tell_later(const ConnectionState& operation) {
-  const auto due = Clock::now() + patience_of(operation.key);
+void EngineLoop::tell_success(const ConnectionState& operation) {
+  const auto patience = patience_of(operation.key);
+  const auto due = Clock::now() + patience;
+  const bool patient = patience.count() > 0;
+  if (patient) {
+    peers_patience_ = patience;
+    patient_until_ = due + kPatienceLasts;
+  }
   untold_due_ = untold_.empty() ? due : std::min(untold_due_, due);
-  auto it = std::find_if(untold_.begin(), untold_.end(),
-                         [&](const Untold& known) { return known.peer == operation.peer; });
-  if (it == untold_.end()) it = untold_.insert(it, {operation.peer, {}});
+  auto it = std::find_if(untold_.begin(), untold_.end(), [&](const Untold& known) {
+    return patient && known.open && known.peer == operation.peer;
+  });
+  if (it == untold_.end()) it = untold_.insert(it, {operation.peer, {}, patient, 0});
   it->keys.push_back(operation.key);
-  if (it->keys.size() >= kMostUntold) tell_all();
+  if (!patient || it->keys.size() >= kMostUntold) tell_all();
 }
 
 void EngineLoop::tell_if_due() {
@@ -911,17 +921,23 @@ void EngineLoop::tell_if_due() {
 
 void EngineLoop::tell_all() {
   if (untold_.empty()) return;
-  for (const Untold& untold : untold_) {
+  const auto told_or_lost = [&](Untold& untold) {
+    const Peer& peer = *untold.peer;
     try {
-      agent_.notify(untold.peer->alias, NotificationRouter::success_notice(untold.keys));
+      // The endpoint may be what is wrong: the transfers' own goes to the same agent.
+      agent_.notify(untold.refusals == 0 ? peer.for_notices->alias : peer.alias,
+                    NotificationRouter::success_notice(untold.keys));
+      return true;
     } catch (const AgentError&) {
-      // As when NIXL cannot tell: the peers' own deadlines end their sides.
-      untold.peer->broken = true;
-      peers_.failed(*untold.peer);
+      // The next operation has the peer loaded afresh.
+      peers_.failed(peer);
+      // The peer's own deadlines end its sides.
+      return ++untold.refusals == kMostRefusals;
     }
-  }
-  untold_.clear();
-  attentive_until_ = std::max(attentive_until_, Clock::now() + kNoticeTime);
+  };
+  std::erase_if(untold_, told_or_lost);
+  untold_due_ = Clock::now() + kRefusalPause;
+  told_last_ = Clock::now();
 }
 
 void EngineLoop::complete(const Operation& operation) {
@@ -929,7 +945,7 @@ void EngineLoop::complete(const Operation& operation) {
   const auto age = std::min<Clock::duration>(Clock::now() - operation->began, kLongestAge);
   typical_age_ += (age - typical_age_) / kAgeMemory;
   if (operation->peer != nullptr) peers_.succeeded(*operation->peer);
-  if (operation->told_later) tell_later(*operation);
+  if (operation->told_by_engine) tell_success(*operation);
   // Memory that nobody keeps alive for us may be freed by whoever learns of the end.
   const bool unowned = std::any_of(operation->local.begin(), operation->local.end(),
                                    [](const Descriptor& d) { return d.owner == nullptr; });
@@ -969,7 +985,9 @@ void EngineLoop::tell_failure(const ConnectionState& operation) {
   const auto failure = operation.failure();
   const char* reason = to_string(failure ? failure->code : ErrorCode::cancelled);
   try {
-    agent_.notify(operation.peer->alias, NotificationRouter::failure_notice(operation.key, reason));
+    const Peer& peer = *operation.peer;
+    agent_.notify(PeerTable::can_be_told(peer) ? peer.for_notices->alias : peer.alias,
+                  NotificationRouter::failure_notice(operation.key, reason));
     const auto needed = operation.peer->reached ? kNoticeTime : kFirstNoticeTime;
     attentive_until_ = std::max(attentive_until_, Clock::now() + needed);
   } catch (const AgentError&) {
@@ -996,9 +1014,16 @@ void EngineLoop::land(const Operation& operation) {
       default: ++ended_.errored; break;
     }
   }
-  registry_.release(operation->lease);
+  // Given back with that of others, at the end of the turn.
+  leases_.insert(leases_.end(), operation->lease.begin(), operation->lease.end());
   operation->detach();
   landed_.push_back(operation);
+}
+
+std::vector<std::shared_ptr<ConnectionState>> EngineLoop::take_landed() noexcept {
+  registry_.release(leases_);
+  leases_.clear();
+  return std::exchange(landed_, {});
 }
 
 void EngineLoop::forget_deadline(ConnectionState& operation) {

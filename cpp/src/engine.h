@@ -198,10 +198,9 @@ class EngineLoop {
   /// `Connector::progress` has had its turn: it will again.
   void driven() noexcept;
   bool is_driven() const noexcept;
-  /// The operations that have landed, for whoever has had the turn to release after it.
-  std::vector<std::shared_ptr<ConnectionState>> take_landed() noexcept {
-    return std::exchange(landed_, {});
-  }
+  /// The operations that have landed, for whoever has had the turn to release after it: their
+  /// memory is not registered any more.
+  std::vector<std::shared_ptr<ConnectionState>> take_landed() noexcept;
 
   /// Takes the operation as far as it comes within microseconds. Returns false, and does
   /// nothing, when it might take longer.
@@ -253,8 +252,8 @@ class EngineLoop {
   bool expire_deadlines();
   Engine::Look next_look(bool worked);
 
-  /// Remembers to tell the operation's peer of its end, when its patience is over.
-  void tell_later(const ConnectionState& operation);
+  /// Tells the operation's peer of its end, when its patience is over.
+  void tell_success(const ConnectionState& operation);
   /// Tells the peers that wait for it, if it is time.
   void tell_if_due();
   void tell_all();
@@ -287,6 +286,8 @@ class EngineLoop {
 
   std::vector<Engine::Command> commands_;
   std::vector<Operation> landed_;
+  /// What they held of the registry.
+  MemoryRegistry::Lease leases_;
   /// Operations whose parts are under way.
   std::set<Operation> split_;
   /// The posted transfers, in the order of their posting.
@@ -300,10 +301,15 @@ class EngineLoop {
   struct Untold {
     std::shared_ptr<Peer> peer;
     std::vector<std::string> keys;
+    /// Whether more may join: owners without patience may not know notices of many.
+    bool open = false;
+    int refusals = 0;
   };
   std::vector<Untold> untold_;
   /// When the first of them is due.
   Clock::time_point untold_due_;
+  /// When peers were told last.
+  Clock::time_point told_last_;
   /// What the peers that showed any have of patience, and how long ago is too long.
   std::chrono::microseconds peers_patience_{0};
   Clock::time_point patient_until_;

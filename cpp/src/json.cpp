@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <charconv>
 
 #include "nixl_connect/error.h"
@@ -10,18 +11,24 @@ namespace {
 /// Appends a JSON string. All but quotes, backslashes and control characters stays as it is.
 void write_string(std::string& json, std::string_view text) {
   constexpr std::string_view kHex = "0123456789abcdef";
+  const auto is_plain = [](char c) {
+    return c != '"' && c != '\\' && static_cast<unsigned char>(c) >= 0x20;
+  };
   json += '"';
-  for (const char c : text) {
+  for (auto at = text.begin(); at != text.end();) {
+    const auto special = std::find_if_not(at, text.end(), is_plain);
+    json.append(at, special);
+    if (special == text.end()) break;
+    const char c = *special;
     if (c == '"' || c == '\\') {
       json += '\\';
       json += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
+    } else {
       json += "\\u00";
       json += kHex[static_cast<unsigned char>(c) >> 4];
       json += kHex[static_cast<unsigned char>(c) & 15];
-    } else {
-      json += c;
     }
+    at = special + 1;
   }
   json += '"';
 }
@@ -207,7 +214,11 @@ RemoteDescriptor read_descriptor(JsonReader& reader) {
 }  // namespace
 
 std::string to_json(const RdmaMetadata& metadata) {
-  std::string json = "{\"descriptors\":[";
+  std::string json;
+  constexpr std::size_t kPerDescriptor = 80;
+  json.reserve(128 + metadata.nixl_metadata.size() + metadata.notification_key.size() +
+               kPerDescriptor * metadata.descriptors.size());
+  json += "{\"descriptors\":[";
   for (const RemoteDescriptor& d : metadata.descriptors) {
     if (json.back() == '}') json += ',';
     json.append("{\"device\":\"").append(d.device.to_string()).append("\",\"ptr\":");

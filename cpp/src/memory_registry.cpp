@@ -48,11 +48,17 @@ void MemoryRegistry::release(const Lease& lease) noexcept {
       unused.push_back(region);
     }
   }
-  if (unused.empty()) return;
-  try {
-    agent_.deregister_memory(unused);
-  } catch (const AgentError&) {
-    // NIXL knows nothing of the region then, which is what was wanted.
+  // Those of one memory type are next to one another then.
+  std::sort(unused.begin(), unused.end());
+  for (auto begin = unused.begin(); begin != unused.end();) {
+    const auto end = std::find_if(begin, unused.end(),
+                                  [&](const Region& region) { return region.type != begin->type; });
+    try {
+      agent_.deregister_memory({begin, end});
+    } catch (const AgentError&) {
+      // NIXL knows nothing of the region then, which is what was wanted.
+    }
+    begin = end;
   }
 }
 

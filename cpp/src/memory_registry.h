@@ -25,6 +25,7 @@ class MemoryRegistry {
 
   /// Throws `AgentError`, and holds nothing then. All regions are of one memory type.
   Lease acquire(const std::vector<Region>& wanted);
+  /// Of one lease, or of several joined: NIXL is asked once for all.
   void release(const Lease& lease) noexcept;
 
   /// For each wanted region the smallest registered one that covers it, without repeats: what

@@ -87,20 +87,34 @@ std::string from_base64(std::string_view text) {
   while (padding < 2 && padding < text.size() && text[text.size() - 1 - padding] == '=') ++padding;
   const std::string_view digits = text.substr(0, text.size() - padding);
 
-  std::string bytes;
-  bytes.reserve(text.size() / 4 * 3);
+  std::string bytes(digits.size() * 3 / 4, '\0');
+  char* out = bytes.data();
+  const auto value_at = [&](std::size_t i) -> std::uint32_t {
+    return kBase64Values[static_cast<unsigned char>(digits[i])];
+  };
+  std::uint32_t seen = 0;
+  std::size_t i = 0;
+  for (; i + 4 <= digits.size(); i += 4) {
+    const std::uint32_t a = value_at(i), b = value_at(i + 1), c = value_at(i + 2),
+                        d = value_at(i + 3);
+    seen |= a | b | c | d;
+    const std::uint32_t group = a << 18 | b << 12 | c << 6 | d;
+    *out++ = static_cast<char>(group >> 16 & 0xff);
+    *out++ = static_cast<char>(group >> 8 & 0xff);
+    *out++ = static_cast<char>(group & 0xff);
+  }
   std::uint32_t group = 0;
   unsigned bits = 0;
-  for (const char c : digits) {
-    const std::uint8_t value = kBase64Values[static_cast<unsigned char>(c)];
-    if (value == kNoDigit) reject("not base64");
-    group = group << 6 | value;
+  for (; i < digits.size(); ++i) {
+    seen |= value_at(i);
+    group = group << 6 | (value_at(i) & 63);
     bits += 6;
-    if (bits >= 8) {
-      bits -= 8;
-      bytes += static_cast<char>(group >> bits & 0xff);
-    }
+    if (bits < 8) continue;
+    bits -= 8;
+    *out++ = static_cast<char>(group >> bits & 0xff);
   }
+  // Digits are less than 64.
+  if ((seen & ~63u) != 0) reject("not base64");
   if ((group & ((1u << bits) - 1)) != 0) reject("not base64: stray bits at its end");
   return bytes;
 }

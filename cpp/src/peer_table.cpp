@@ -37,6 +37,12 @@ bool still_offered(const Blob& blob, const Region& region, std::string_view key)
   return false;
 }
 
+/// Whether the peer's next operation has it loaded once more, for notices. With RDMA an endpoint
+/// need not hear from the peer, and another one would cost queue pairs.
+bool wants_another_way(const Peer& peer) {
+  return peer.reached && peer.for_notices == nullptr && !peer.keys_differ;
+}
+
 }  // namespace
 
 RemoteOffer RemoteOffer::resolve(std::shared_ptr<const Blob> blob, std::string_view backend,
@@ -98,8 +104,13 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
         keys_differ = true;
       } else {
         try {
-          if (!missing.empty()) load(*peer, missing);
           peer->used = ++uses_;
+          if (wants_another_way(*peer)) {
+            peer->for_notices = load_afresh(offer, peer->keys_differ);
+            peer->for_notices->reached = true;
+            return peer->for_notices;
+          }
+          if (!missing.empty()) load(*peer, missing);
           return peer;
         } catch (const AgentError&) {
           // Its endpoint may have failed since; NIXL has erased what was loaded either way.
@@ -116,35 +127,43 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
                      capi::kBackend);
   }
   make_room();
-  auto peer = std::make_shared<Peer>(agent_, name, name + "#" + std::to_string(++loadings_), false);
-  peer->address = offer.address;
-  peer->keys_differ = keys_differ;
-  peer->used = ++uses_;
-  missing.clear();
-  fits(*peer, offer, missing);
   try {
-    load(*peer, missing);
+    auto peer = load_afresh(offer, keys_differ);
+    peer->used = ++uses_;
+    current_.emplace(name, peer);
+    return peer;
   } catch (const AgentError&) {
     note_failure(name, offer.address);
     throw;
   }
-  current_.emplace(name, peer);
+}
+
+std::shared_ptr<Peer> PeerTable::load_afresh(const RemoteOffer& offer, bool keys_differ) {
+  const std::string name(offer.blob->agent());
+  auto peer = std::make_shared<Peer>(agent_, name, name + "#" + std::to_string(++loadings_), false);
+  peer->address = offer.address;
+  peer->keys_differ = keys_differ;
+  std::vector<Blob::Element> elements;
+  fits(*peer, offer, elements);
+  load(*peer, elements);
   return peer;
 }
 
 bool PeerTable::knows(const RemoteOffer& offer) const {
   const auto it = current_.find(std::string(offer.blob->agent()));
   return it != current_.end() && it->second->reached && !it->second->broken &&
-         it->second->address == offer.address;
+         !wants_another_way(*it->second) && it->second->address == offer.address;
 }
 
 void PeerTable::failed(const Peer& peer) {
   const auto it = current_.find(peer.name);
-  if (it == current_.end() || it->second.get() != &peer) return;
-  current_.erase(it);
+  if (it == current_.end()) return;
+  const Peer& current = *it->second;
+  if (&current == &peer || current.for_notices.get() == &peer) current_.erase(it);
 }
 
 void PeerTable::succeeded(Peer& peer) {
+  peer.proven = true;
   if (peer.reached) return;
   peer.reached = true;
   failures_.erase(peer.name);

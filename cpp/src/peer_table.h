@@ -87,8 +87,13 @@ class Peer {
   std::map<std::pair<capi::MemoryType, std::uint64_t>, std::string> single_keys;
   /// When they do: the key of each region that is loaded.
   RegionIndex<std::string> remote_keys;
-  /// Whether a transfer to or from it has succeeded.
+  /// The same agent once more, for notifications: an endpoint that has sent one must hear from the
+  /// peer before its next transfer ends, and so this one never sends any. Null until the second
+  /// operation, which travels by it; and with RDMA.
+  std::shared_ptr<Peer> for_notices;
+  /// Whether a transfer to or from the agent has succeeded; and by this endpoint.
   bool reached = false;
+  bool proven = false;
   /// Whether one has failed, as all others then will.
   bool broken = false;
   /// When the table last gave it out, in no unit.
@@ -129,7 +134,12 @@ class PeerTable {
   /// moment ago.
   std::shared_ptr<Peer> admit(const RemoteOffer& offer);
 
-  /// Whether to admit the offer is quick: its peer is loaded and has been reached.
+  /// Whether notifications can be sent to the peer without its transfers' endpoint.
+  static bool can_be_told(const Peer& peer) noexcept {
+    return peer.for_notices != nullptr && peer.for_notices->proven;
+  }
+
+  /// Whether to admit the offer is quick: its peer is loaded and has been reached, by both ways.
   bool knows(const RemoteOffer& offer) const;
 
   /// A transfer has failed: the peer's next operation has it loaded afresh.
@@ -150,6 +160,7 @@ class PeerTable {
   void note_failure(const std::string& name, std::string_view address);
   bool fits(const Peer& peer, const RemoteOffer& offer, std::vector<Blob::Element>& missing) const;
   void load(Peer& peer, const std::vector<Blob::Element>& elements);
+  std::shared_ptr<Peer> load_afresh(const RemoteOffer& offer, bool keys_differ);
   void make_room();
 
   Agent& agent_;

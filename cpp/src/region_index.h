@@ -3,6 +3,7 @@
 #include <array>
 #include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <iterator>
 #include <limits>
 #include <map>
@@ -30,12 +31,16 @@ class RegionIndex {
 
   void insert(const Region& region, Value value) {
     entries_.insert_or_assign(region, std::move(value));
-    by_size_[size_class(region)].insert(region);
+    const std::size_t its_class = size_class(region);
+    by_size_[its_class].insert(region);
+    occupied_ |= std::uint64_t{1} << its_class;
   }
 
   void erase(const Region& region) {
     entries_.erase(region);
-    by_size_[size_class(region)].erase(region);
+    const std::size_t its_class = size_class(region);
+    by_size_[its_class].erase(region);
+    if (by_size_[its_class].empty()) occupied_ &= ~(std::uint64_t{1} << its_class);
   }
 
   /// Calls `visit(const Entry&)` for each entry that overlaps `region`.
@@ -46,8 +51,8 @@ class RegionIndex {
     Region last = region;
     last.address = region.end() - 1;
     last.size = std::numeric_limits<std::size_t>::max();
-    for (const auto& peers : by_size_) {
-      if (peers.empty()) continue;
+    for (std::uint64_t classes = occupied_; classes != 0; classes &= classes - 1) {
+      const auto& peers = by_size_[static_cast<std::size_t>(std::countr_zero(classes))];
       for (auto it = peers.upper_bound(last); it != peers.begin();) {
         --it;
         if (!it->same_place(region)) break;
@@ -105,6 +110,8 @@ class RegionIndex {
 
   std::map<Region, Value> entries_;
   std::array<std::set<Region>, 64> by_size_;
+  /// A bit for each class that has any.
+  std::uint64_t occupied_ = 0;
 };
 
 NIXL_CONNECT_NAMESPACE_END

@@ -184,7 +184,7 @@ class Connector:
     max_pause
         The longest pause, in seconds, between two looks while an operation is pending: what an
         offer that waits costs, against how soon its peer is answered. Pauses grow with the time
-        since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s; a transfer
+        since something last happened: to 1 ms after 8 ms, to 15 ms after 0.96 s. A transfer
         may need two looks.
     engines
         NIXL agents, each with a thread, from 1 to 64: the first for all small operations, the
@@ -220,7 +220,7 @@ class Connector:
         auth_key: bytes | None = None,
         progress_thread: bool = False,
         spin: float = 200e-6,
-        max_pause: float = 10e-3,
+        max_pause: float = 15e-3,
         engines: int = 1,
         inline_limit: int = 64 << 10,
         nixl_library: str | None = None,
@@ -496,8 +496,11 @@ class Connector:
         if not self._core.check_started():
             await self._started()
         made = operation(self._shared_connection, local_descriptors, timeout)  # type: ignore[call-arg,arg-type]
-        await made._ready()
-        made._raise_failure()
+        core = made._core
+        if not core.reached(_core.READY):
+            await made._ready()
+        if core.failure is not None:
+            made._raise_failure()
         return made
 
     def _create_blocking(

@@ -169,7 +169,8 @@ class AbstractOperation(ABC):
                 check_timeout(timeout)
             if not await _asyncio.wait_for(partial(core.notify, _ENDED), core.forget, timeout):
                 raise self._wait_timed_out(timeout)
-        self._raise_failure()
+        if core.failure is not None:
+            self._raise_failure()
 
     def wait(self, timeout: float | None = None) -> None:
         """As `wait_for_completion`, blocking the calling thread."""
@@ -234,8 +235,7 @@ class AbstractOperation(ABC):
 
     async def _ready(self) -> None:
         core = self._core
-        if not core.reached(_READY):
-            await _asyncio.wait_for(partial(core.notify, _READY), core.forget)
+        await _asyncio.wait_for(partial(core.notify, _READY), core.forget)
 
     def _wait_timed_out(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"{self!r} has not ended after {timeout} s; it goes on")

@@ -29,29 +29,41 @@ std::optional<std::chrono::nanoseconds> optional_seconds(std::optional<double> s
   return from_seconds(*seconds);
 }
 
-/// A field of a model, which may have been made without validation.
-template <typename T>
-T field(nb::handle model, const char* name) {
-  T value;
-  if (!nb::try_cast(model.attr(name), value)) {
-    throw Error(ErrorCode::rejected_metadata,
-                std::string("remote_metadata: impossible value of '") + name + "'");
+/// A name of an attribute, made once.
+class Name {
+ public:
+  explicit Name(const char* name) : text_(name), object_(PyUnicode_InternFromString(name)) {}
+
+  /// That field of a model, which may have been made without validation.
+  template <typename T>
+  T of(nb::handle model) const {
+    T value;
+    if (!nb::try_cast(model.attr(nb::handle(object_)), value)) {
+      throw Error(ErrorCode::rejected_metadata,
+                  std::string("remote_metadata: impossible value of '") + text_ + "'");
+    }
+    return value;
   }
-  return value;
-}
+
+ private:
+  const char* text_;
+  PyObject* object_;
+};
 
 /// The core's form of a `RdmaMetadata` model.
 RdmaMetadata remote_metadata(nb::handle model) {
+  static const Name nixl_metadata("nixl_metadata"), notification_key("notification_key"),
+      operation_kind("operation_kind"), descriptors("descriptors"), ptr("ptr"), size("size"),
+      device("device");
   RdmaMetadata metadata;
-  metadata.nixl_metadata = field<std::string>(model, "nixl_metadata");
-  metadata.notification_key = field<std::string>(model, "notification_key");
-  metadata.operation_kind =
-      static_cast<OperationKind>(field<std::uint8_t>(model, "operation_kind"));
-  const auto descriptors = field<nb::list>(model, "descriptors");
-  metadata.descriptors.reserve(descriptors.size());
-  for (nb::handle d : descriptors) {
-    metadata.descriptors.push_back({field<std::uintptr_t>(d, "ptr"), field<std::size_t>(d, "size"),
-                                    Device::parse(field<std::string>(d, "device"))});
+  metadata.nixl_metadata = nixl_metadata.of<std::string>(model);
+  metadata.notification_key = notification_key.of<std::string>(model);
+  metadata.operation_kind = static_cast<OperationKind>(operation_kind.of<std::uint8_t>(model));
+  const auto list = descriptors.of<nb::list>(model);
+  metadata.descriptors.reserve(list.size());
+  for (nb::handle d : list) {
+    metadata.descriptors.push_back({ptr.of<std::uintptr_t>(d), size.of<std::size_t>(d),
+                                    Device::parse(device.of<std::string>(d))});
   }
   return metadata;
 }

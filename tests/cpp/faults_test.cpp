@@ -1,15 +1,18 @@
 // Every fault ends in the right status on both sides, and the next operation works.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <future>
 
 #include "fake.h"
+#include "notification_key.h"
 
 namespace nixl_connect {
 namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+using ::testing::AnyOf;
 using testing::Buffer;
 using testing::end_of;
 using testing::eventually;
@@ -241,6 +244,69 @@ TEST_F(Faults, NotificationsLostReorderedRepeatedAndForeign) {
   expect_idle();
 }
 
+/// Offers of an owner that is so busy that it is patient.
+class Patience : public Faults {
+ protected:
+  Patience() {
+    // What operations take of late.
+    for (int round = 0; round < 2; ++round) {
+      std::vector<Connection> slow;
+      for (int i = 0; i < 64; ++i) slow.push_back(offer(source));
+      std::this_thread::sleep_for(milliseconds(30));
+      for (const auto& from : slow) EXPECT_EQ(end_of(read(from, Buffer(1000))), "complete");
+      for (const auto& from : slow) EXPECT_EQ(end_of(from), "complete");
+    }
+    int patient = 0;
+    EXPECT_TRUE(eventually([&] {
+      offers.push_back(offer(source, seconds(5)));
+      return patience_of(offers.back().notification_key()).count() > 0 && ++patient == 40;
+    }));
+  }
+
+  std::vector<Connection> read_all() {
+    std::vector<Connection> reads;
+    for (const auto& from : offers) reads.push_back(read(from, Buffer(1000)));
+    return reads;
+  }
+
+  std::vector<Connection> offers;
+};
+
+TEST_F(Patience, TellsOfManyAtOnce) {
+  const auto before = fake_nixl::counts().notifications_sent;
+  for (const auto& to : read_all()) EXPECT_EQ(end_of(to), "complete");
+  for (const auto& from : offers) EXPECT_EQ(end_of(from), "complete");
+  EXPECT_LT(fake_nixl::counts().notifications_sent - before, offers.size());
+  EXPECT_EQ(left->stats().notifications_unknown, 0u);
+  expect_idle();
+}
+
+TEST_F(Patience, IsNotLostWhenNixlRefusesForAWhile) {
+  fake_nixl::fail("gen_notif", kBackend, 3);
+  for (const auto& to : read_all()) EXPECT_EQ(end_of(to), "complete");
+  for (const auto& from : offers) EXPECT_EQ(end_of(from), "complete");
+  expect_idle();
+}
+
+TEST_F(Patience, EndsAtTheDeadlineWhenNixlRefusesForGood) {
+  fake_nixl::fail("gen_notif", kBackend, 1'000'000);
+  for (const auto& to : read_all()) EXPECT_EQ(end_of(to), "complete");
+  // The peer is then loaded afresh, and NIXL tells of what goes that way.
+  for (const auto& from : offers) EXPECT_THAT(end_of(from), AnyOf("timed_out", "complete"));
+  const auto timed_out = [](const Connection& from) { return end_of(from) == "timed_out"; };
+  EXPECT_TRUE(std::any_of(offers.begin(), offers.end(), timed_out));
+  fake_nixl::reset();
+  expect_works();
+}
+
+TEST_F(Patience, EndsWithTheConnector) {
+  const auto reads = read_all();
+  // What ended is told before the agent goes.
+  for (const auto& to : reads) EXPECT_EQ(end_of(to), "complete");
+  right->close();
+  for (const auto& from : offers) EXPECT_EQ(end_of(from), "complete");
+}
+
 TEST_F(Faults, KeysThatChangeOnReregistration) {
   fake_nixl::rotate_keys(true);
   for (int round = 0; round < 20; ++round) {
@@ -349,7 +415,8 @@ TEST_F(Faults, SlowRegistrationHoldsUpNobodyButTheEngine) {
   // The first small one is tried on the spot, and tells that it is slow.
   offer(source).metadata();
   const auto began = std::chrono::steady_clock::now();
-  const auto from = offer(source);
+  Buffer other(1000);
+  const auto from = offer(other);
   EXPECT_EQ(from.status(), OperationStatus::initialized);
   EXPECT_FALSE(from.reached(Milestone::ready));
   from.metadata();
@@ -488,6 +555,8 @@ TEST_F(Faults, TheOwnersOfMemoryMayCallBack) {
 }
 
 TEST_F(Faults, AMillionWouldLeaveNothingBehind) {
+  // The second operation has the peer loaded once more, for notices.
+  expect_works();
   expect_works();
   const auto before = fake_nixl::counts();
   for (int i = 0; i < 2000; ++i) {

@@ -63,6 +63,35 @@ TEST_F(PeerTableTest, NixlForgetsWithTheLastHolder) {
   EXPECT_THROW(mover.notify(alias, "gone"), AgentError);
 }
 
+TEST_F(PeerTableTest, TheSecondOperationGoesByAnotherWayWhichIsThenForNotices) {
+  const testing::Buffer buffer(4096);
+  const auto blob = offer(buffer);
+  const auto first = peers.admit(blob);
+  EXPECT_EQ(peers.admit(blob), first) << "has not been reached yet";
+  EXPECT_FALSE(peers.knows(blob));
+  peers.succeeded(*first);
+  EXPECT_FALSE(peers.knows(blob)) << "has to be loaded once more";
+
+  const auto second = peers.admit(blob);
+  EXPECT_NE(second, first);
+  EXPECT_NE(second->alias, first->alias);
+  EXPECT_TRUE(second->reached);
+  EXPECT_EQ(first->for_notices, second);
+  EXPECT_TRUE(peers.knows(blob));
+  EXPECT_FALSE(PeerTable::can_be_told(*first)) << "the other way is not proven";
+  EXPECT_EQ(peers.admit(blob), first);
+  peers.succeeded(*second);
+  EXPECT_TRUE(PeerTable::can_be_told(*first));
+  EXPECT_FALSE(PeerTable::can_be_told(*second));
+  EXPECT_EQ(peers.admit(blob), first);
+  EXPECT_EQ(peers.size(), 1u);
+
+  // A fault of either is the peer's.
+  peers.failed(*second);
+  EXPECT_EQ(peers.size(), 0u);
+  EXPECT_NE(peers.admit(blob), first);
+}
+
 TEST_F(PeerTableTest, APeerThatCannotBeLoadedIsLeftAlone) {
   const testing::Buffer buffer(4096);
   auto gone = std::make_unique<Agent>(NixlApi::load("", {}), "gone", "UCX",

@@ -117,6 +117,7 @@ struct World {
   std::uint64_t next_key = 0;
   std::uint64_t next_address = 0;
   std::uint64_t register_calls = 0;
+  std::uint64_t notifications_sent = 0;
   std::uint64_t wrong_thread_calls = 0;
 };
 
@@ -166,6 +167,7 @@ Agent* agent_at(const std::string& address) {
 }
 
 void deliver(const std::string& address, const std::string& sender, const std::string& message) {
+  ++world().notifications_sent;
   if (world().drop > 0) {
     --world().drop;
     return;
@@ -634,7 +636,7 @@ void reset() {
   w.polls = 1;
   w.hold = w.late_writes = w.reverse = w.repeat = w.rotate = false;
   w.drop = 0;
-  w.register_calls = w.wrong_thread_calls = 0;
+  w.register_calls = w.notifications_sent = w.wrong_thread_calls = 0;
 }
 
 void fail(const std::string& function, int status, int times, int after) {
@@ -709,6 +711,7 @@ Counts counts() {
   result.agents = world().agents.size();
   result.requests = world().requests.size();
   result.register_calls = world().register_calls;
+  result.notifications_sent = world().notifications_sent;
   result.wrong_thread_calls = world().wrong_thread_calls;
   for (const auto& [agent, owner] : world().agents) {
     result.registered += agent->registered.size();

@@ -58,6 +58,7 @@ struct Counts {
   std::size_t requests = 0;       ///< Transfer requests that are not destroyed.
   std::size_t notifications = 0;  ///< Not handed over yet.
   std::uint64_t register_calls = 0;
+  std::uint64_t notifications_sent = 0;
   std::uint64_t wrong_thread_calls = 0;  ///< Of an agent by another thread than its maker's.
 };
 Counts counts();
