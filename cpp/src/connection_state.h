@@ -44,6 +44,7 @@ struct ConnectionState {
   std::string key;
   std::string remote_name;
   std::vector<RemoteDescriptor> offered;
+  std::size_t bytes = 0;
   std::optional<std::chrono::nanoseconds> time_limit;
   Clock::time_point began;
 

@@ -111,12 +111,12 @@ struct Connector::Impl {
 
   bool for_copiers(const ConnectionState& state) const {
     return !copiers.empty() && state.local.front().device.kind == DeviceKind::host &&
-           bytes_in(state.local_regions) >= kLarge;
+           state.bytes >= kLarge;
   }
 
   /// Leaves the whole its last bytes, and shares the others out.
   void split(const std::shared_ptr<ConnectionState>& whole) {
-    const std::size_t bytes = bytes_in(whole->local_regions);
+    const std::size_t bytes = whole->bytes;
     const std::size_t shared = bytes - kTail;
     const std::size_t count = std::min(copiers.size(), bytes / kLarge);
     const std::size_t first = next_copier++;
@@ -152,8 +152,9 @@ struct Connector::Impl {
     for (const Descriptor& d : local) {
       state->local_regions.push_back(Region::of(d.device, d.address, d.size));
     }
+    state->bytes = bytes_in(state->local_regions);
     state->small = local.size() <= kFewRegions && local.front().device.kind == DeviceKind::host &&
-                   bytes_in(state->local_regions) <= engine->options().inline_limit;
+                   state->bytes <= engine->options().inline_limit;
     state->local = std::move(local);
     return state;
   }
@@ -296,12 +297,10 @@ std::string Connector::agent_metadata() {
   return Impl::ask(impl_->engine, [](EngineLoop& loop) { return loop.agent().full_metadata(); });
 }
 
-ConnectorStats Connector::stats() {
-  const auto of = [](const std::shared_ptr<Engine>& engine) {
-    return Impl::ask(engine, [](EngineLoop& loop) { return loop.stats(); });
-  };
-  ConnectorStats stats = of(impl_->engine);
-  for (const auto& copier : impl_->copiers) stats += of(copier);
+ConnectorStats Connector::stats() const {
+  ConnectorStats stats;
+  impl_->engine->add_stats(stats);
+  for (const auto& copier : impl_->copiers) copier->add_stats(stats);
   return stats;
 }
 
@@ -313,19 +312,6 @@ void Connector::close() noexcept {
 }
 
 bool Connector::closed() const noexcept { return impl_->engine->closed(); }
-
-ConnectorStats& ConnectorStats::operator+=(const ConnectorStats& other) noexcept {
-  complete += other.complete;
-  cancelled += other.cancelled;
-  errored += other.errored;
-  waiting += other.waiting;
-  in_flight += other.in_flight;
-  registered_regions += other.registered_regions;
-  peers += other.peers;
-  notifications_matched += other.notifications_matched;
-  notifications_unknown += other.notifications_unknown;
-  return *this;
-}
 
 Registration::Registration() noexcept = default;
 Registration::Registration(std::shared_ptr<HeldRegion> region) noexcept

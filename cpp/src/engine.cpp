@@ -55,6 +55,8 @@ constexpr Clock::duration kNotQuickPause = std::chrono::milliseconds(128);
 /// look at each of these intervals.
 constexpr auto kDrivenFor = std::chrono::milliseconds(20);
 constexpr auto kDrivenPause = std::chrono::milliseconds(2);
+/// How long whoever asks for figures waits for the turn.
+constexpr auto kStatsPatience = std::chrono::milliseconds(1);
 /// How often a caller tries to get the turn: the time of a look or two that find nothing.
 constexpr int kTurnTries = 200;
 /// After so many successes a peer is told, whatever its patience.
@@ -82,6 +84,13 @@ std::string seconds(std::chrono::nanoseconds duration) {
   char text[32];
   std::snprintf(text, sizeof text, "%.3g s", std::chrono::duration<double>(duration).count());
   return text;
+}
+
+std::chrono::nanoseconds time_of(clockid_t clock) {
+  timespec time{};
+  // A thread's clock is gone when the thread is.
+  if (::clock_gettime(clock, &time) != 0) return {};
+  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
 }
 
 std::string unique_suffix() {
@@ -226,6 +235,23 @@ bool Engine::push(Command command, bool or_throw) {
 
 Engine::Turn::Turn(Engine& engine) : engine_(engine), lock_(engine.turn_) { in_turn = true; }
 
+void Engine::add_stats(ConnectorStats& stats) {
+  if (!in_turn && !in_forked_child()) {
+    const auto until = Clock::now() + kStatsPatience;
+    do {
+      const Turn turn(*this, std::try_to_lock);
+      if (turn) {
+        if (loop_ != nullptr) loop_->count();
+        break;
+      }
+      std::this_thread::yield();
+    } while (Clock::now() < until);
+  }
+  counters_.add_to(stats);
+  const clockid_t clock = cpu_clock_;
+  stats.cpu_time += clock == kNoClock || in_forked_child() ? cpu_used_.load() : time_of(clock);
+}
+
 Engine::Turn::Turn(Engine& engine, std::try_to_lock_t) : engine_(engine) {
   // What the owner of some memory does when it is let go may lead back here.
   if (in_turn) return;
@@ -356,6 +382,7 @@ void Engine::pause(Look look, bool& stop) {
   // Before `nudged_` is looked at: who sets it looks at this next.
   pause_ = look.pause;
   if (look.pause != Pause::none && !due()) {
+    counters_.wakeups.add(1);
     if (look.at == Clock::time_point::max()) {
       wake_.wait(lock, due);
     } else {
@@ -381,6 +408,15 @@ void Engine::report_started(Start outcome, std::optional<Failure> failure) {
 
 void Engine::thread_main() noexcept {
   ::pthread_setname_np(::pthread_self(), "nixl_connect");
+  clockid_t clock = kNoClock;
+  ::pthread_getcpuclockid(::pthread_self(), &clock);
+  cpu_clock_ = clock;
+  run_loop();
+  cpu_used_ = time_of(CLOCK_THREAD_CPUTIME_ID);
+  cpu_clock_ = kNoClock;
+}
+
+void Engine::run_loop() noexcept {
   // The default slack of 50 us would be most of a short pause.
   ::prctl(PR_SET_TIMERSLACK, 1000UL, 0UL, 0UL, 0UL);
 
@@ -441,6 +477,7 @@ void Engine::thread_main() noexcept {
 
 EngineLoop::EngineLoop(Engine& engine, const NixlApi& api)
     : engine_(engine),
+      counters_(engine.counters_),
       agent_(api, engine.options().name + "-" + unique_suffix(), engine.options().backend,
              engine.options().backend_parameters, engine.options().progress_thread),
       registry_(agent_),
@@ -927,8 +964,10 @@ void EngineLoop::tell_all() {
       // The endpoint may be what is wrong: the transfers' own goes to the same agent.
       agent_.notify(untold.refusals == 0 ? peer.for_notices->alias : peer.alias,
                     NotificationRouter::success_notice(untold.keys));
+      counters_.notifications_sent.add(1);
       return true;
     } catch (const AgentError&) {
+      counters_.notifications_refused.add(1);
       // The next operation has the peer loaded afresh.
       peers_.failed(peer);
       // The peer's own deadlines end its sides.
@@ -988,9 +1027,11 @@ void EngineLoop::tell_failure(const ConnectionState& operation) {
     const Peer& peer = *operation.peer;
     agent_.notify(PeerTable::can_be_told(peer) ? peer.for_notices->alias : peer.alias,
                   NotificationRouter::failure_notice(operation.key, reason));
+    counters_.notifications_sent.add(1);
     const auto needed = operation.peer->reached ? kNoticeTime : kFirstNoticeTime;
     attentive_until_ = std::max(attentive_until_, Clock::now() + needed);
   } catch (const AgentError&) {
+    counters_.notifications_refused.add(1);
     // The peer's own deadline ends its side.
   }
 }
@@ -1008,10 +1049,13 @@ void EngineLoop::land(const Operation& operation) {
   operation->transfer.reset();
   forget_deadline(*operation);
   if (operation->whole == nullptr) {
+    OperationCounters& counters = counters_.of(operation->kind, operation->passive);
     switch (operation->status()) {
-      case OperationStatus::complete: ++ended_.complete; break;
-      case OperationStatus::cancelled: ++ended_.cancelled; break;
-      default: ++ended_.errored; break;
+      case OperationStatus::complete:
+        counters.count_complete(operation->bytes, Clock::now() - operation->began);
+        break;
+      case OperationStatus::cancelled: counters.cancelled.add(1); break;
+      default: counters.errored.add(1); break;
     }
   }
   // Given back with that of others, at the end of the turn.
@@ -1050,15 +1094,13 @@ void EngineLoop::stop_operations() {
   }
 }
 
-ConnectorStats EngineLoop::stats() const {
-  ConnectorStats stats = ended_;
-  stats.waiting = router_.size();
-  stats.in_flight = flights_.size();
-  stats.registered_regions = registry_.size();
-  stats.peers = peers_.size();
-  stats.notifications_matched = router_.matched();
-  stats.notifications_unknown = router_.unknown();
-  return stats;
+void EngineLoop::count() noexcept {
+  counters_.waiting.set(router_.size());
+  counters_.in_flight.set(flights_.size());
+  counters_.registered_regions.set(registry_.size());
+  counters_.peers.set(peers_.size());
+  counters_.notifications_matched.set(router_.matched());
+  counters_.notifications_unknown.set(router_.unknown());
 }
 
 NIXL_CONNECT_NAMESPACE_END

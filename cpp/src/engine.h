@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "connection_state.h"
+#include "counters.h"
 #include "nixl_connect/connector.h"
 #include "notification_router.h"
 #include "peer_table.h"
@@ -86,6 +87,9 @@ class Engine : public std::enable_shared_from_this<Engine> {
     return patience_.load(std::memory_order_relaxed);
   }
 
+  /// Adds what it has done and holds. Waits for the turn, but not long.
+  void add_stats(ConnectorStats& stats);
+
   /// Begins to close; nothing is accepted any more.
   void stop() noexcept;
   /// As `Connector::close`.
@@ -99,6 +103,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
  private:
   friend class EngineLoop;
   using Command = std::variant<std::shared_ptr<ConnectionState>, Task>;
+  static constexpr clockid_t kNoClock = -1;
   enum class Start : std::uint8_t { idle, starting, started, failed };
 
   /// The right to call NIXL. A thread that has one does not get another, whatever runs in it.
@@ -123,6 +128,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   void start_locked();
   bool push(Command command, bool or_throw);
   void thread_main() noexcept;
+  void run_loop() noexcept;
   void report_started(Start outcome, std::optional<Failure> failure);
   /// How the thread spends the time until its next look, and what ends it before.
   enum class Pause : std::uint8_t {
@@ -143,6 +149,10 @@ class Engine : public std::enable_shared_from_this<Engine> {
   void nudge();
 
   const ConnectorOptions options_;
+  EngineCounters counters_;
+  /// The thread's, while it runs; and what it has used, when it does not any more.
+  std::atomic<clockid_t> cpu_clock_{kNoClock};
+  std::atomic<std::chrono::nanoseconds> cpu_used_{std::chrono::nanoseconds::zero()};
 
   std::mutex turn_;
   /// While the thread runs it; for whoever has the turn.
@@ -217,7 +227,8 @@ class EngineLoop {
 
   Agent& agent() noexcept { return agent_; }
   MemoryRegistry& registry() noexcept { return registry_; }
-  ConnectorStats stats() const;
+  /// Writes down what is held now.
+  void count() noexcept;
 
  private:
   using Operation = std::shared_ptr<ConnectionState>;
@@ -276,6 +287,7 @@ class EngineLoop {
   void stop_operations();
 
   Engine& engine_;
+  EngineCounters& counters_;
   Agent agent_;
   MemoryRegistry registry_;
   PeerTable peers_;
@@ -326,8 +338,6 @@ class EngineLoop {
   Clock::duration not_quick_pause_;
   /// Operations that are offered or flying and not small.
   std::size_t large_ = 0;
-  /// What is counted here and nowhere else.
-  ConnectorStats ended_;
   bool stopping_ = false;
 };
 

@@ -38,6 +38,7 @@ from .operations import (
     WritableOperation,
     WriteOperation,
 )
+from .stats import ConnectorStats, OperationStats
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ __all__ = [
     "Connection",
     "Connector",
     "ConnectorClosedError",
+    "ConnectorStats",
     "DeadlineExceededError",
     "Descriptor",
     "DescriptorList",
@@ -59,6 +61,7 @@ __all__ = [
     "OperationCancelledError",
     "OperationKind",
     "OperationStateError",
+    "OperationStats",
     "OperationStatus",
     "PassiveOperation",
     "PeerDisconnectedError",

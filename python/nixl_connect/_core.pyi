@@ -1,6 +1,7 @@
 """The C++ core of nixl_connect. Private: use the package's own names."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class CompletionQueue:
@@ -141,7 +142,7 @@ class Connector:
 
     def agent_metadata(self) -> bytes: ...
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, Any]:
         """What the connector has done and holds, by name."""
 
     def close(self) -> None: ...

@@ -30,6 +30,7 @@ from .operations import (
     WriteOperation,
     check_timeout,
 )
+from .stats import ConnectorStats
 
 __all__ = ["Connection", "Connector", "OperationCall"]
 
@@ -405,16 +406,13 @@ class Connector:
         self._core.wait_started()
         return WriteOperation(self._shared_connection, local_descriptors, remote_metadata, timeout)
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> ConnectorStats:
         """What the connector has done and holds at this moment.
 
-        Operations that have ended and let go of their memory (``complete``, ``cancelled``,
-        ``errored``); passive ones that wait for a peer or linger (``waiting``); transfers that
-        NIXL has not ended (``in_flight``); ``registered_regions``; ``peers`` that are loaded;
-        ``notifications_matched``, and ``notifications_unknown``: late, duplicate and foreign
-        ones, counted and dropped. Asks the engine, and starts it if need be.
+        Starts nothing, and never waits for longer than a millisecond: while the engine is in
+        the middle of a large copy, its figures are as of before.
         """
-        return self._core.stats()
+        return ConnectorStats._of(self._core.stats())
 
     async def initialize(self) -> None:
         """Deprecated: does nothing. The agent is made when it is needed."""

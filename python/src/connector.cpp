@@ -68,6 +68,22 @@ RdmaMetadata remote_metadata(nb::handle model) {
   return metadata;
 }
 
+double to_seconds(std::chrono::nanoseconds time) {
+  return std::chrono::duration<double>(time).count();
+}
+
+nb::dict to_dict(const OperationStats& stats) {
+  nb::dict result;
+  result["complete"] = stats.complete;
+  result["cancelled"] = stats.cancelled;
+  result["errored"] = stats.errored;
+  result["bytes"] = stats.bytes;
+  result["total_latency"] = to_seconds(stats.total_latency);
+  result["latency"] = nb::tuple(nb::cast(
+      std::vector<std::uint64_t>(stats.latency.begin(), stats.latency.end())));
+  return result;
+}
+
 Connection create(PythonConnector& connector, int kind, nb::handle local,
                   std::optional<double> timeout) {
   release_abandoned();
@@ -174,19 +190,26 @@ void init_connector(nb::module_& m) {
               const Unlocked unlocked;
               return connector.stats();
             }();
+            nb::dict operations;
+            operations["readable"] = to_dict(stats.readable);
+            operations["writable"] = to_dict(stats.writable);
+            operations["read"] = to_dict(stats.read);
+            operations["write"] = to_dict(stats.write);
             nb::dict result;
-            result["complete"] = stats.complete;
-            result["cancelled"] = stats.cancelled;
-            result["errored"] = stats.errored;
+            result["operations"] = operations;
             result["waiting"] = stats.waiting;
             result["in_flight"] = stats.in_flight;
             result["registered_regions"] = stats.registered_regions;
             result["peers"] = stats.peers;
             result["notifications_matched"] = stats.notifications_matched;
             result["notifications_unknown"] = stats.notifications_unknown;
+            result["notifications_sent"] = stats.notifications_sent;
+            result["notifications_refused"] = stats.notifications_refused;
+            result["engine_wakeups"] = stats.wakeups;
+            result["engine_cpu_seconds"] = to_seconds(stats.cpu_time);
             return result;
           },
-          nb::sig("def stats(self) -> dict[str, int]"),
+          nb::sig("def stats(self) -> dict[str, typing.Any]"),
           "What the connector has done and holds, by name.")
       .def("close",
            [](PythonConnector& connector) {

@@ -43,7 +43,7 @@ def sample(connectors: list[nc.Connector]) -> dict[str, float]:
     }
     stats = [connector.stats() for connector in connectors]
     for name in (*HELD, "notifications_unknown"):
-        held[name] = sum(s[name] for s in stats)
+        held[name] = sum(getattr(s, name) for s in stats)
     return held
 
 

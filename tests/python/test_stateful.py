@@ -200,7 +200,7 @@ class Histories(RuleBasedStateMachine):
         for connector in self.connectors:
             while True:
                 held = connector.stats()
-                if not held["waiting"] + held["in_flight"] + held["registered_regions"]:
+                if not held.waiting + held.in_flight + held.registered_regions:
                     break
                 assert time.monotonic() < until, held
                 time.sleep(0.01)

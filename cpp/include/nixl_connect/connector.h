@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -62,25 +63,52 @@ struct ConnectorOptions {
   std::vector<std::string> nixl_library_candidates{};
 };
 
-/// What a connector has done and holds, at one moment.
-struct ConnectorStats {
-  // Operations that have ended and let go of their memory.
+/// What became of the operations of one kind that have ended and let go of their memory.
+struct OperationStats {
+  /// `latency` has so many counts.
+  static constexpr std::size_t kLatencyBuckets = 32;
+
   std::uint64_t complete = 0;
   std::uint64_t cancelled = 0;
   std::uint64_t errored = 0;
+  /// Of the complete ones, in bytes.
+  std::uint64_t bytes = 0;
+  /// How long the complete ones took together, each from the call that made it until it was
+  /// complete here; a passive one has waited for its peer meanwhile.
+  std::chrono::nanoseconds total_latency{0};
+  /// Of the complete ones: `latency[i]` took less than 2^i microseconds, and not less than half of
+  /// that; the last took longer.
+  std::array<std::uint64_t, kLatencyBuckets> latency{};
+};
+
+/// What a connector has done and holds, at one moment. Each figure is right; together they may be
+/// a moment apart.
+struct ConnectorStats {
+  OperationStats readable;  ///< Made by `create_readable`.
+  OperationStats writable;  ///< Made by `create_writable`.
+  OperationStats read;      ///< Made by `begin_read`.
+  OperationStats write;     ///< Made by `begin_write`.
   /// Passive operations that wait for a peer, or linger.
   std::size_t waiting = 0;
   /// Transfers that NIXL has not ended.
   std::size_t in_flight = 0;
+  /// Regions that are registered with NIXL, by hand or for an operation.
   std::size_t registered_regions = 0;
   /// Remote agents that are loaded.
   std::size_t peers = 0;
+  /// Operations whose peer has told of their end.
   std::uint64_t notifications_matched = 0;
   /// Late, duplicate and foreign ones; counted and dropped.
   std::uint64_t notifications_unknown = 0;
-
-  /// Adds those of another engine.
-  ConnectorStats& operator+=(const ConnectorStats& other) noexcept;
+  /// Messages that the engine itself has sent: of one failure each, and of any number of successes.
+  /// NIXL's own, which go with a transfer, are not among them.
+  std::uint64_t notifications_sent = 0;
+  /// Messages that NIXL would not send, each time it was asked.
+  std::uint64_t notifications_refused = 0;
+  /// How often the engine's threads have woken up.
+  std::uint64_t wakeups = 0;
+  /// Processor time of the engine's threads.
+  std::chrono::nanoseconds cpu_time{0};
 };
 
 /// Memory registered by hand: it stays registered, and operations that use it or parts of it
@@ -164,8 +192,9 @@ class NIXL_CONNECT_API Connector {
   /// The agent's whole metadata: its connection information and every registered region.
   std::string agent_metadata();
 
-  /// Asks the engine; starts it if need be.
-  ConnectorStats stats();
+  /// What the connector has done and holds. Starts nothing, and never waits for longer than a
+  /// millisecond: while the engine is in the middle of a large copy, its figures are as of before.
+  ConnectorStats stats() const;
 
   /// Ends all operations with `closed`, lets posted transfers come to their end for
   /// `close_grace`, and gives the agent back. Blocks meanwhile. Harmless when repeated and
