@@ -80,7 +80,7 @@ struct ConnectorStats {
   std::uint64_t notifications_unknown = 0;
 
   /// Adds those of another engine.
-  ConnectorStats& operator+=(const ConnectorStats& other) noexcept;
+  NIXL_CONNECT_API ConnectorStats& operator+=(const ConnectorStats& other) noexcept;
 };
 
 /// Memory registered by hand: it stays registered, and operations that use it or parts of it
