@@ -19,12 +19,12 @@ PACKAGE_SOURCES := $(CPP_SOURCES) pyproject.toml $(wildcard python/CMakeLists.tx
 export UCX_NET_DEVICES := lo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-cpp test-sanitizers test-python lint format stubs clean
+.PHONY: demo test build-cpp test-cpp test-package test-sanitizers test-python lint format stubs clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python docs/examples/encode_prefill.py
 
-test: test-cpp test-sanitizers test-python
+test: test-cpp test-package test-sanitizers test-python
 
 # The environment. torch first: it keeps pip from choosing another one for a later package.
 $(STAMPS)/venv:
@@ -71,13 +71,21 @@ $(STAMPS)/test-tools: $(STAMPS)/package
 	done
 	@touch $@
 
-test-cpp: $(STAMPS)/package $(STAMPS)/googletest
+build-cpp: $(STAMPS)/package $(STAMPS)/googletest
 	$(BIN)/cmake -S . -B $(BUILD)/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_BUILD_BENCHMARKS=ON \
 	  -DNIXL_CONNECT_WERROR=ON >/dev/null
 	$(BIN)/cmake --build $(BUILD)/cpp
+
+test-cpp: build-cpp
 	NIXL_CONNECT_NIXL_LIBRARY=$$($(BIN)/python -c "from nixl_connect import _library; print(_library.nixl_library_candidates()[0])") \
 	  $(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure --no-tests=error
+
+# The installed C++ library, as other projects use it.
+test-package: build-cpp
+	@command -v pkg-config >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=pkg-config
+	NIXL_CONNECT_NIXL_LIBRARY=$$($(BIN)/python -c "from nixl_connect import _library; print(_library.nixl_library_candidates()[0])") \
+	  PATH="$(BIN):$$PATH" tests/package/run $(BUILD)/cpp $(BUILD)/package
 
 # The core against the stand-in for NIXL's library, once for each sanitizer.
 test-sanitizers: $(STAMPS)/package $(STAMPS)/googletest
