@@ -173,6 +173,7 @@ void Engine::start_locked() {
                     "first use of a connector, or spawn instead");
   }
   process_.store(here, std::memory_order_relaxed);
+  stay_loaded();
   try {
     const SignalsBlocked for_the_new_thread;
     thread_ = std::make_unique<std::thread>([this] { thread_main(); });

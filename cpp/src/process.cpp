@@ -1,5 +1,6 @@
 #include "process.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -24,6 +25,14 @@ pid_t this_process() noexcept {
     known.store(process, std::memory_order_relaxed);
   }
   return process;
+}
+
+void stay_loaded() noexcept {
+  Dl_info here;
+  // Finds nothing when this is part of the program, which stays anyway.
+  if (::dladdr(&known, &here) != 0) {
+    ::dlopen(here.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+  }
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -1,7 +1,12 @@
 #pragma once
 
-/// Marks what the shared library exports; everything else stays hidden.
+/// Marks what the shared library exports; everything else stays hidden. The static library exports
+/// nothing, nor does a plug-in that it is linked into, so that copies never mix.
+#ifdef NIXL_CONNECT_STATIC
+#define NIXL_CONNECT_API
+#else
 #define NIXL_CONNECT_API __attribute__((visibility("default")))
+#endif
 
 /// Every name lives in a version namespace, so that two versions loaded into one process
 /// never share a symbol. Users write `nixl_connect::Connector` and see nothing of it.

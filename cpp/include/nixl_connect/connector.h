@@ -136,6 +136,9 @@ class NIXL_CONNECT_API Registration {
 /// The agent and the thread are made by the first call that needs them, not by the
 /// constructor, so that a connector can be made before a `fork` and used after it.
 ///
+/// From then on the library stays loaded, and so does the plug-in that it is linked into. A plug-in
+/// that uses the shared library closes its connectors before it is unloaded.
+///
 /// Errors: each call throws `Error`; `closed` after `close`, `forked` in a child that was
 /// forked after a connector had been used, because UCX does not survive that. What goes wrong
 /// later ends the operation and is told by its `Connection`.
