@@ -242,6 +242,8 @@ Connector::~Connector() {
 
 const std::string& Connector::name() const noexcept { return impl_->engine->connector_name(); }
 
+std::string Connector::nixl_library() const { return impl_->engine->nixl_library(); }
+
 void Connector::start() {
   impl_->engine->start();
   for (const auto& copier : impl_->copiers) copier->start();

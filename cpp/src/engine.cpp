@@ -185,6 +185,12 @@ void Engine::start_locked() {
   start_ = Start::starting;
 }
 
+std::string Engine::nixl_library() const {
+  if (in_forked_child()) return {};
+  const std::lock_guard lock(mutex_);
+  return nixl_library_;
+}
+
 void Engine::start() {
   check_process();
   const std::lock_guard lock(mutex_);
@@ -424,6 +430,10 @@ void Engine::run_loop() noexcept {
   Failure failure{ErrorCode::backend, ""};
   try {
     const NixlApi& api = NixlApi::load(options_.nixl_library, options_.nixl_library_candidates);
+    {
+      const std::lock_guard lock(mutex_);
+      nixl_library_ = api.path;
+    }
     std::vector<std::shared_ptr<ConnectionState>> survivors;
     bool stopped = false;
     {
@@ -531,8 +541,8 @@ std::vector<std::shared_ptr<ConnectionState>> EngineLoop::run() {
         tell_all();
         attentive_until_ = std::max(attentive_until_, told_last_ + kNoticeTime);
       }
-      const bool at_rest = flights_.empty() && split_.empty() && untold_.empty() &&
-                           Clock::now() >= attentive_until_;
+      const bool at_rest =
+          flights_.empty() && split_.empty() && untold_.empty() && Clock::now() >= attentive_until_;
       if (stopping_ && (at_rest || Clock::now() >= last_call)) break;
       look = next_look(worked);
     }
@@ -927,8 +937,8 @@ Engine::Look EngineLoop::next_look(bool worked) {
     }
     const auto pause = std::min<Clock::duration>(
         idle / kPauseFraction, std::max<Clock::duration>(idle / kLongPauseFraction, kLongPause));
-    const auto shortest = std::max<Clock::duration>(busy() ? rest_between_looks() : pause,
-                                                    kShortestPause);
+    const auto shortest =
+        std::max<Clock::duration>(busy() ? rest_between_looks() : pause, kShortestPause);
     look = now + std::min<Clock::duration>(std::max(pause, shortest), options.max_pause);
   }
   if (!deadlines_.empty()) look = std::min(look, deadlines_.begin()->first);

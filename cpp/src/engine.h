@@ -58,6 +58,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
   const std::string& connector_name() const noexcept { return options_.name; }
   const ConnectorOptions& options() const noexcept { return options_; }
+  std::string nixl_library() const;
 
   /// Starts the thread, once. Throws `closed` or `forked`.
   void start();
@@ -133,10 +134,10 @@ class Engine : public std::enable_shared_from_this<Engine> {
   /// How the thread spends the time until its next look, and what ends it before.
   enum class Pause : std::uint8_t {
     none,
-    rest,   ///< Nothing: what comes meanwhile is taken at the next look, all at once.
+    rest,     ///< Nothing: what comes meanwhile is taken at the next look, all at once.
     standby,  ///< Commands: callers look around while they come and go.
-    away,   ///< Commands: a waiter looks around; and when it has gone, as `sleep`.
-    sleep,  ///< Whatever there is to do.
+    away,     ///< Commands: a waiter looks around; and when it has gone, as `sleep`.
+    sleep,    ///< Whatever there is to do.
   };
   struct Look {
     Clock::time_point at;
@@ -177,6 +178,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::optional<Failure> start_failure_;
   std::vector<std::pair<std::shared_ptr<CompletionQueue>, std::uint64_t>> start_watchers_;
   std::unique_ptr<std::thread> thread_;
+  std::string nixl_library_;
 
   std::mutex close_mutex_;
 };
@@ -255,8 +257,8 @@ class EngineLoop {
   void see_through(Clock::time_point until);
   /// Whether it is throughput that counts now.
   bool busy() const noexcept;
-  /// How long to leave NIXL alone between two looks while operations come and go: a fraction of what
-  /// they take anyway is not missed, and each look then finds more.
+  /// How long to leave NIXL alone between two looks while operations come and go: a fraction of
+  /// what they take anyway is not missed, and each look then finds more.
   Clock::duration rest_between_looks() const noexcept;
   std::chrono::microseconds patience() const noexcept;
   bool poll_notifications(Clock::time_point until);

@@ -21,8 +21,8 @@ class NotificationRouter {
  public:
   struct Match {
     std::shared_ptr<ConnectionState> operation;
-    bool failed = false;                         ///< The peer reports a failure, not an end.
-    std::string reason;                          ///< The peer's word for it.
+    bool failed = false;  ///< The peer reports a failure, not an end.
+    std::string reason;   ///< The peer's word for it.
   };
 
   void add(std::shared_ptr<ConnectionState> operation);

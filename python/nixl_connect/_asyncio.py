@@ -86,7 +86,8 @@ async def wait_for(
     loop = asyncio.get_running_loop()
     bridge = _bridge_of(loop)
     token = bridge.next_token()
-    future = bridge.futures[token] = loop.create_future()
+    future: asyncio.Future[bool] = loop.create_future()
+    bridge.futures[token] = future
     timer = None
     try:
         if not notify(bridge.queue, token):

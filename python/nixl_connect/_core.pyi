@@ -148,4 +148,8 @@ class Connector:
     def close(self) -> None: ...
 
     @property
+    def nixl_library(self) -> str:
+        """Path of the library in use; empty before the agent is made."""
+
+    @property
     def closed(self) -> bool: ...

@@ -6,8 +6,10 @@ import asyncio
 import atexit
 import ctypes
 import inspect
+import logging
 import socket
 import sys
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Mapping
@@ -19,6 +21,7 @@ from typing import Any, TypeVar
 from . import _asyncio, _core
 from ._library import nixl_library_candidates
 from ._signing import check_auth_key
+from ._tracing import OperationSpan, tracer
 from .descriptor import Descriptor, DescriptorList
 from .metadata import RdmaMetadata
 from .operations import (
@@ -33,6 +36,8 @@ from .operations import (
 from .stats import ConnectorStats
 
 __all__ = ["Connection", "Connector", "OperationCall"]
+
+_log = logging.getLogger("nixl_connect")
 
 OperationT = TypeVar("OperationT", bound=AbstractOperation)
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -252,12 +257,18 @@ class Connector:
             inline_limit=_check_count(inline_limit, "inline_limit", 0, 1 << 40),
         )
         self._shared_connection = Connection(self, self._core.next_connection_number())
+        self._tracer = tracer()
         _open[id(self)] = self
 
     @property
     def name(self) -> str:
         """The worker's name."""
         return self._worker_id
+
+    @property
+    def nixl_library(self) -> str:
+        """Path of the NIXL library in use; empty before the agent is made."""
+        return self._core.nixl_library
 
     @property
     def hostname(self) -> str:
@@ -393,7 +404,7 @@ class Connector:
     ) -> ReadOperation:
         """As `begin_read`, for threads without an event loop."""
         self._core.wait_started()
-        return ReadOperation(self._shared_connection, remote_metadata, local_descriptors, timeout)
+        return self._make(ReadOperation, remote_metadata, local_descriptors, timeout)
 
     def begin_write_blocking(
         self,
@@ -404,7 +415,7 @@ class Connector:
     ) -> WriteOperation:
         """As `begin_write`, for threads without an event loop."""
         self._core.wait_started()
-        return WriteOperation(self._shared_connection, local_descriptors, remote_metadata, timeout)
+        return self._make(WriteOperation, local_descriptors, remote_metadata, timeout)
 
     def stats(self) -> ConnectorStats:
         """What the connector has done and holds at this moment.
@@ -426,6 +437,8 @@ class Connector:
         again, from any thread, and in a forked child.
         """
         _open.pop(id(self), None)
+        if not self._core.closed:
+            _log.info("%r is closing", self)
         self._core.close()
 
     async def aclose(self) -> None:
@@ -484,6 +497,15 @@ class Connector:
             core.start()
             await _asyncio.wait_for(core.notify_started)
             core.check_started()
+            _log.info("%r has made its agent, with %s", self, core.nixl_library)
+
+    def _make(self, operation: Callable[..., OperationT], *arguments: Any) -> OperationT:
+        if self._tracer is None:
+            return operation(self._shared_connection, *arguments)
+        began = time.time_ns()
+        made = operation(self._shared_connection, *arguments)
+        made._span = OperationSpan(self._tracer, made, began)
+        return made
 
     async def _create(
         self,
@@ -493,7 +515,7 @@ class Connector:
     ) -> OperationT:
         if not self._core.check_started():
             await self._started()
-        made = operation(self._shared_connection, local_descriptors, timeout)  # type: ignore[call-arg,arg-type]
+        made = self._make(operation, local_descriptors, timeout)
         core = made._core
         if not core.reached(_core.READY):
             await made._ready()
@@ -508,7 +530,7 @@ class Connector:
         timeout: float | Default | None,
     ) -> OperationT:
         self._core.wait_started()
-        made = operation(self._shared_connection, local_descriptors, timeout)  # type: ignore[call-arg,arg-type]
+        made = self._make(operation, local_descriptors, timeout)
         made._core.wait(_core.READY, None)
         made._raise_failure()
         return made
@@ -521,7 +543,7 @@ class Connector:
     ) -> ReadOperation:
         if not self._core.check_started():
             await self._started()
-        return ReadOperation(self._shared_connection, remote_metadata, local_descriptors, timeout)
+        return self._make(ReadOperation, remote_metadata, local_descriptors, timeout)
 
     async def _begin_write(
         self,
@@ -531,15 +553,20 @@ class Connector:
     ) -> WriteOperation:
         if not self._core.check_started():
             await self._started()
-        return WriteOperation(self._shared_connection, local_descriptors, remote_metadata, timeout)
+        return self._make(WriteOperation, local_descriptors, remote_metadata, timeout)
 
 
 # By identity: connectors of one name are equal, and each has an agent of its own.
 _open: weakref.WeakValueDictionary[int, Connector] = weakref.WeakValueDictionary()
 
 
+def open_connectors() -> list[Connector]:
+    """The connectors of this process that are not closed."""
+    return list(_open.values())
+
+
 @atexit.register
 def _close_all() -> None:
     """Close what is open while the interpreter still works."""
-    for connector in list(_open.values()):
+    for connector in open_connectors():
         connector.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from enum import Enum, IntEnum
 from functools import partial
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from . import _asyncio, _core, _signing
+from ._tracing import OperationSpan
 from .descriptor import Descriptor, DescriptorList, core_of
 from .errors import OperationCancelledError, OperationStateError, from_core
 from .metadata import RdmaMetadata, SerializedDescriptor
@@ -30,6 +32,7 @@ __all__ = [
     "WriteOperation",
 ]
 
+_log = logging.getLogger("nixl_connect")
 _READY = _core.READY
 _ENDED = _core.ENDED
 
@@ -104,6 +107,7 @@ class AbstractOperation(ABC):
     """
 
     _connection: Connection | None = None
+    _span: OperationSpan | None = None
 
     @abstractmethod
     def __init__(
@@ -171,6 +175,8 @@ class AbstractOperation(ABC):
                 raise self._wait_timed_out(timeout)
         if core.failure is not None:
             self._raise_failure()
+        if self._span is not None:
+            self._end_span()
 
     def wait(self, timeout: float | None = None) -> None:
         """As `wait_for_completion`, blocking the calling thread."""
@@ -179,6 +185,8 @@ class AbstractOperation(ABC):
         if not self._core.wait(_ENDED, timeout):
             raise self._wait_timed_out(timeout)
         self._raise_failure()
+        if self._span is not None:
+            self._end_span()
 
     def cancel(self) -> None:
         """End the operation as cancelled, if it has not ended.
@@ -216,6 +224,8 @@ class AbstractOperation(ABC):
     ) -> None:
         if not self._core.reached(_ENDED):
             self._core.cancel()
+        if self._span is not None:
+            self._end_span()
 
     async def __aenter__(self: Self) -> Self:
         return self
@@ -243,7 +253,15 @@ class AbstractOperation(ABC):
     def _raise_failure(self) -> None:
         failure = self._core.failure
         if failure is not None:
-            raise from_core(*failure)
+            error = from_core(*failure)
+            if self._span is not None:
+                self._end_span(error)
+            _log.debug("%s", error)
+            raise error
+
+    def _end_span(self, failure: Exception | None = None) -> None:
+        assert self._span is not None
+        self._span.end(self.status.name.lower(), failure)
 
 
 class PassiveOperation(AbstractOperation):
@@ -257,9 +275,7 @@ class PassiveOperation(AbstractOperation):
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
     ) -> None:
-        core = core_of(connection).create(
-            operation_kind, local_descriptors, _core_timeout(timeout)
-        )
+        core = core_of(connection).create(operation_kind, local_descriptors, _core_timeout(timeout))
         super().__init__(connection, core, operation_kind, local_descriptors)
         # Taken now: what is registered is what is told. A list that cannot change has time.
         self._serialized_descriptors: list[SerializedDescriptor] | DescriptorList

@@ -79,8 +79,8 @@ nb::dict to_dict(const OperationStats& stats) {
   result["errored"] = stats.errored;
   result["bytes"] = stats.bytes;
   result["total_latency"] = to_seconds(stats.total_latency);
-  result["latency"] = nb::tuple(nb::cast(
-      std::vector<std::uint64_t>(stats.latency.begin(), stats.latency.end())));
+  result["latency"] =
+      nb::tuple(nb::cast(std::vector<std::uint64_t>(stats.latency.begin(), stats.latency.end())));
   return result;
 }
 
@@ -219,6 +219,8 @@ void init_connector(nb::module_& m) {
              }
              release_abandoned();
            })
+      .def_prop_ro("nixl_library", &PythonConnector::nixl_library,
+                   "Path of the library in use; empty before the agent is made.")
       .def_prop_ro("closed", &PythonConnector::closed);
 }
 

@@ -24,9 +24,7 @@ int main() {
     const auto read = reader.begin_read(metadata, {descriptor_of(target)});
     read.wait();
     offer.wait();
-    auto both = owner.stats();
-    both += reader.stats();
-    if (source == target && both.in_flight == 0) return 0;
+    if (source == target && reader.stats().read.complete + reader.stats().in_flight <= 1) return 0;
     std::fputs("wrong bytes\n", stderr);
   } catch (const nixl_connect::Error& error) {
     std::fprintf(stderr, "%s: %s\n", to_string(error.code()), error.what());

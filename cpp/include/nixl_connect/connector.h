@@ -153,6 +153,8 @@ class NIXL_CONNECT_API Connector {
   ~Connector();
 
   const std::string& name() const noexcept;
+  /// Path of the NIXL library in use; empty before the agent is made.
+  std::string nixl_library() const;
 
   /// Makes the agent if that has not begun; returns at once.
   void start();

@@ -1,0 +1,183 @@
+"""The command ``nixl-connect``. Needs typer and rich: the extra ``cli``."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from . import benchmark, doctor
+
+app = typer.Typer(
+    help="Move memory between processes and machines with RDMA over NIXL.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench_app = typer.Typer(
+    help="Measure transfers between two processes of this host, or from another host.",
+    invoke_without_command=True,
+)
+app.add_typer(bench_app, name="bench")
+
+_MARKS = {
+    "ok": "[green]ok[/]",
+    "absent": "[dim]absent[/]",
+    "warning": "[yellow]warning[/]",
+    "error": "[red]error[/]",
+}
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Sizes = Annotated[
+    str, typer.Option(help="Bytes of a transfer, with a suffix K, M or G; several, by commas.")
+]
+InFlight = Annotated[str, typer.Option(help="Transfers at the same time; several, by commas.")]
+Seconds = Annotated[float, typer.Option(help="How long each is measured.", min=0.01)]
+Kind = Annotated[str, typer.Option(help="Where the memory is, on both sides: cpu or cuda:N.")]
+Plot = Annotated[Optional[Path], typer.Option(help="Draw the result to this file (.svg, .png).")]  # noqa: UP045
+
+
+@app.command("doctor")
+def doctor_command(as_json: Json = False) -> None:
+    """Say what is installed, what works here, and what to do about what does not.
+
+    The exit status is 1 when the library does not work here.
+    """
+    with Console(stderr=True).status("looking"):
+        findings = doctor.examine()
+    verdict = doctor.verdict(findings)
+    if as_json:
+        rows = [dataclasses.asdict(finding) for finding in [*findings, verdict]]
+        print(json.dumps(rows, indent=1))
+    else:
+        console = Console()
+        table = Table(box=None, show_header=False)
+        for _ in range(3):
+            table.add_column(overflow="fold")
+        for finding in findings:
+            advice = f"\n[bold]{finding.advice}[/]" if finding.advice else ""
+            table.add_row(finding.subject, _MARKS[finding.state], finding.detail + advice)
+        console.print(table)
+        console.print(f"\n{_MARKS[verdict.state]}: {verdict.detail}", highlight=False)
+        if verdict.advice:
+            console.print(verdict.advice, highlight=False)
+    raise typer.Exit(1 if verdict.state == "error" else 0)
+
+
+@bench_app.callback()
+def bench_here(
+    context: typer.Context,
+    sizes: Sizes = "4K,64K,1M,16M,64M",
+    in_flight: InFlight = "1,16",
+    seconds: Seconds = 1.0,
+    kind: Kind = "cpu",
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Measure between two processes of this host, over loopback or shared memory."""
+    if context.invoked_subcommand is None:
+        _measure(benchmark.Child(), sizes, in_flight, seconds, kind, plot, as_json)
+
+
+@bench_app.command("serve")
+def bench_serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for any.", min=0, max=65535)] = 7654,
+) -> None:
+    """Offer memory to those who run `bench connect`, until stopped.
+
+    Whoever can reach the port can have memory allocated here and read it: for trusted networks.
+    """
+    try:
+        asyncio.run(benchmark.serve(host, port))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@bench_app.command("connect")
+def bench_connect(
+    host: Annotated[str, typer.Argument(help="Where `bench serve` runs.")],
+    port: Annotated[int, typer.Option(help="Its port.", min=1, max=65535)] = 7654,
+    sizes: Sizes = "4K,64K,1M,16M,64M",
+    in_flight: InFlight = "1,16",
+    seconds: Seconds = 1.0,
+    kind: Kind = "cpu",
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Measure reads from a host where `bench serve` runs."""
+    _measure(benchmark.Server(host, port), sizes, in_flight, seconds, kind, plot, as_json)
+
+
+def _measure(
+    peer: benchmark.Child | benchmark.Server,
+    sizes: str,
+    in_flight: str,
+    seconds: float,
+    kind: str,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    if plot is not None:
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            raise typer.BadParameter(
+                "needs matplotlib: pip install nixl-connect[plot]", param_hint="--plot"
+            ) from None
+    try:
+        works = [
+            benchmark.Work(size, count, seconds, kind)
+            for count in benchmark.parse_counts(in_flight)
+            for size in benchmark.parse_sizes(sizes)
+        ]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("connecting".ljust(24), total=len(works))
+
+        def begin(work: benchmark.Work) -> None:
+            progress.update(bar, description=work.title.ljust(24))
+
+        def end(_: benchmark.Result) -> None:
+            progress.advance(bar)
+
+        try:
+            results = asyncio.run(benchmark.measure(peer, works, begin, end))
+        except (OSError, benchmark.PeerError) as error:
+            Console(stderr=True).print(f"[red]error[/]: {error}", highlight=False)
+            raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps([result.figures() for result in results], indent=1))
+    else:
+        Console().print(_table(results))
+    if plot is not None:
+        benchmark.plot(results, plot)
+
+
+def _table(results: list[benchmark.Result]) -> Table:
+    table = Table(title="whole reads: offer, metadata, transfer, both ends seen")
+    for heading in ("size", "in flight", "p50", "p99", "reads/s", "GB/s"):
+        table.add_column(heading, justify="right")
+    for r in results:
+        table.add_row(
+            benchmark.size_text(r.work.size),
+            str(r.work.in_flight),
+            f"{r.p50 * 1e6:,.0f} µs",
+            f"{r.p99 * 1e6:,.0f} µs",
+            f"{r.rate:,.0f}",
+            f"{r.rate * r.work.size / 1e9:,.2f}",
+        )
+    return table
+
+
+def main() -> None:
+    app()

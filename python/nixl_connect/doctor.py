@@ -1,0 +1,269 @@
+"""What is installed, what works, and what to do about what does not.
+
+Nothing here is needed to use the library. The findings are made without a connector in this
+process: what might crash or hang runs in another one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._library import nixl_library_candidates
+
+__all__ = ["Finding", "examine", "verdict"]
+
+_SECONDS = 60.0
+_PACKAGES = ("nixl-connect", "nixl", "nixl-cu12", "nixl-cu13", "torch", "numpy", "uvloop")
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    state: str
+    """``"ok"``; ``"absent"``: not there, and not needed; ``"warning"``; ``"error"``: the library
+    does not work."""
+    detail: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything. Takes a few seconds; makes transfers over loopback."""
+    findings = [*_installed(), *_library(), *_limits(), *_devices()]
+    host = _probe("host")
+    findings += _host(host)
+    findings += _transports(host)
+    findings += _gpu()
+    return findings
+
+
+def verdict(findings: list[Finding]) -> Finding:
+    """The sum of it."""
+    errors = [f for f in findings if f.state == "error"]
+    warnings = [f for f in findings if f.state == "warning"]
+    if errors:
+        return Finding("verdict", "error", "nixl_connect does not work here", errors[0].advice)
+    if warnings:
+        advice = "; ".join(f.advice for f in warnings if f.advice)
+        return Finding("verdict", "warning", "nixl_connect works here, with limits", advice)
+    return Finding("verdict", "ok", "nixl_connect works here")
+
+
+def _installed() -> Iterator[Finding]:
+    yield Finding("Python", "ok", f"{platform.python_version()}, {platform.platform()}")
+    found = []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    yield Finding("packages", "ok", ", ".join(found))
+
+
+def _library() -> Iterator[Finding]:
+    variable = os.environ.get("NIXL_CONNECT_NIXL_LIBRARY")
+    if variable:
+        state = "ok" if Path(variable).exists() else "error"
+        yield Finding(
+            "NIXL_CONNECT_NIXL_LIBRARY",
+            state,
+            variable if state == "ok" else f"{variable}: no such file",
+            "" if state == "ok" else "correct the variable, or unset it",
+        )
+    candidates = nixl_library_candidates()
+    yield Finding(
+        "NIXL's wheels",
+        "ok" if candidates else "absent",
+        ", ".join(candidates) or "none installed; the system's libnixl_capi.so is tried",
+    )
+
+
+def _limits() -> Iterator[Finding]:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft == resource.RLIM_INFINITY:
+        yield Finding("locked memory", "ok", "unlimited")
+    else:
+        needed = Path("/dev/infiniband").exists()
+        yield Finding(
+            "locked memory",
+            "warning" if needed else "ok",
+            f"{soft // 1024} KiB" + ("" if needed else "; enough without RDMA hardware"),
+            "raise the limit (ulimit -l unlimited): RDMA registers memory by locking it"
+            if needed
+            else "",
+        )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = soft < 1024
+    yield Finding(
+        "open files",
+        "warning" if few else "ok",
+        f"{soft} (at most {hard})",
+        "raise the limit (ulimit -n): each peer needs two descriptors or more" if few else "",
+    )
+
+
+def _devices() -> Iterator[Finding]:
+    interfaces = sorted(path.name for path in Path("/sys/class/net").glob("*"))
+    chosen = os.environ.get("UCX_NET_DEVICES")
+    yield Finding(
+        "network interfaces",
+        "ok",
+        ", ".join(interfaces) + (f"; UCX_NET_DEVICES={chosen}" if chosen else "; UCX may use all"),
+    )
+    hcas = sorted(path.name for path in Path("/sys/class/infiniband").glob("*"))
+    yield Finding("RDMA devices", "ok" if hcas else "absent", ", ".join(hcas) or "none")
+
+
+def _probe(kind: str, **environment: str) -> dict[str, object]:
+    """A transfer between two connectors of another process, and what UCX says meanwhile."""
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "nixl_connect._probe", kind],
+            env={**os.environ, "UCX_LOG_LEVEL": "info", **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"did not end within {_SECONDS:.0f} s", "log": ""}
+    log = result.stdout + result.stderr
+    for line in result.stdout.splitlines():
+        if line.startswith('{"probe"'):
+            answer: dict[str, object] = json.loads(line)
+            return {**answer, "log": log, "status": result.returncode}
+    last = result.stderr.strip().splitlines()
+    return {"error": last[-1] if last else f"exit status {result.returncode}", "log": log}
+
+
+def _host(host: dict[str, object]) -> Iterator[Finding]:
+    log = str(host["log"])
+    if "error" in host:
+        missing = "NixlNotFoundError" in str(host["error"]) or "NixlNotFoundError" in log
+        yield Finding(
+            "transfer of host memory",
+            "error",
+            str(host["error"]),
+            "pip install nixl-connect[cu12] or nixl-connect[cu13]"
+            if missing
+            else "run with UCX_LOG_LEVEL=debug and look at what UCX says",
+        )
+        return
+    library = Path(str(host["library"]))
+    yield Finding("NIXL", "ok", str(library))
+    plugins = (library.parent / "plugins").glob("libplugin_*.so")
+    others = sorted({path.stem.removeprefix("libplugin_") for path in plugins} - {"UCX"})
+    yield Finding(
+        "backends",
+        "ok",
+        "UCX, tried below" + (f"; there, and not tried: {', '.join(others)}" if others else ""),
+    )
+    if version := re.search(r"UCX  INFO  Version (\S+) \(loaded from ([^\s)]*)", log):
+        yield Finding("UCX", "ok", f"{version[1]}, {version[2]}")
+    yield _moved("transfer of host memory", host)
+    if host["status"] != 0:
+        yield Finding(
+            "exit of a process",
+            "error",
+            f"status {host['status']} after a transfer that went well",
+            "set UCX_MODULES=^efa, or remove the system's libefa",
+        )
+
+
+def _moved(subject: str, probe: dict[str, object]) -> Finding:
+    seconds = float(str(probe["seconds"]))
+    size = int(str(probe["bytes"]))
+    detail = f"{size // _MIB} MiB in {seconds * 1e3:.1f} ms ({size / seconds / 1e9:.1f} GB/s)"
+    return Finding(subject, "ok", detail)
+
+
+def _exists(path: str, name: str) -> Callable[[], str]:
+    return lambda: "" if Path(path).exists() else f"no {name}: {path} is not there"
+
+
+def _no_gpu() -> str:
+    return (
+        "" if Path("/dev/nvidiactl").exists() else "no NVIDIA driver: /dev/nvidiactl is not there"
+    )
+
+
+# What UCX needs for each transport. What it makes of it is seen in what it says of its endpoints.
+_NEEDS: dict[str, tuple[str, Callable[[], str]]] = {
+    "rc": ("RDMA between hosts", _exists("/dev/infiniband", "RDMA device")),
+    "cma": ("between processes of a host", lambda: _no_ptrace()),
+    "xpmem": ("between processes of a host", _exists("/dev/xpmem", "xpmem module")),
+    "cuda_copy": ("GPU memory", _no_gpu),
+    "cuda_ipc": ("between GPUs of a host", _no_gpu),
+    "gdr_copy": ("small GPU memory", _exists("/dev/gdrdrv", "gdrcopy module")),
+}
+
+
+def _no_ptrace() -> str:
+    try:
+        scope = int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
+    except (OSError, ValueError):
+        return ""
+    return f"ptrace_scope is {scope}: only for a parent and its children" if scope > 0 else ""
+
+
+def _transports(host: dict[str, object]) -> Iterator[Finding]:
+    used = sorted(set(re.findall(r"\b(\w+)/[\w:.]+", _endpoints(str(host["log"])))))
+    if used:
+        yield Finding("transports in use", "ok", ", ".join(used))
+    for transport, (what_for, missing) in _NEEDS.items():
+        if any(name == transport or name.startswith(f"{transport}_") for name in used):
+            continue
+        reason = missing()
+        yield Finding(
+            f"transport {transport}",
+            "absent",
+            f"{what_for}; {reason or 'possible here, and not chosen for host memory'}",
+        )
+
+
+def _endpoints(log: str) -> str:
+    return "\n".join(re.findall(r"cfg#\d+ (.*)", log))
+
+
+def _gpu() -> Iterator[Finding]:
+    if reason := _no_gpu():
+        yield Finding("GPU", "absent", reason)
+        return
+    try:
+        listing = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_SECONDS,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        yield Finding("GPU", "warning", f"nvidia-smi: {error}", "look at the driver's installation")
+        return
+    yield Finding("GPU", "ok", "; ".join(listing.splitlines()))
+    probe = _probe("cuda")
+    if "skipped" in probe:
+        yield Finding("transfer of GPU memory", "absent", str(probe["skipped"]))
+    elif "error" in probe:
+        yield Finding(
+            "transfer of GPU memory",
+            "warning",
+            str(probe["error"]),
+            "install the variant of NIXL's wheel that fits the driver's CUDA (cu12, cu13)",
+        )
+    else:
+        yield _moved("transfer of GPU memory", probe)
+        used = sorted(set(re.findall(r"\b(\w+)/[\w:.]+", _endpoints(str(probe["log"])))))
+        yield Finding("transports for GPU memory", "ok", ", ".join(used))

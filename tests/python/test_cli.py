@@ -1,0 +1,131 @@
+"""The command `nixl-connect`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nixl_connect import benchmark, doctor
+
+ENVIRONMENT_NIXL = "NIXL_CONNECT_NIXL_LIBRARY"
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nixl_connect", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        **options,
+    )
+
+
+def test_the_doctor_finds_a_host_that_works() -> None:
+    result = run("doctor", "--json")
+    assert result.returncode == 0, result.stderr
+    findings = {row["subject"]: row for row in json.loads(result.stdout)}
+    assert findings["verdict"]["state"] == "ok", findings
+    assert findings["NIXL"]["detail"].endswith("libnixl_capi.so")
+    assert findings["UCX"]["detail"][0].isdigit()
+    assert "16 MiB in" in findings["transfer of host memory"]["detail"]
+    assert "tcp" in findings["transports in use"]["detail"]
+    assert "UCX_NET_DEVICES=lo" in findings["network interfaces"]["detail"]
+
+
+def test_the_doctor_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    missing = tmp_path / "libnixl_capi.so"
+    monkeypatch.setenv(ENVIRONMENT_NIXL, str(missing))
+    result = run("doctor")
+    assert result.returncode == 1
+    assert "does not work here" in result.stdout
+    assert "correct the variable, or unset it" in result.stdout
+
+
+def test_the_doctor_survives_a_probe_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.sys, "executable", "/bin/false")
+    findings = {finding.subject: finding for finding in doctor.examine()}
+    assert findings["transfer of host memory"].state == "error"
+    assert findings["transfer of host memory"].detail == "exit status 1"
+    assert doctor.verdict(list(findings.values())).state == "error"
+
+
+def test_a_probe_of_a_gpu_without_one_is_skipped() -> None:
+    pytest.importorskip("torch")
+    result = subprocess.run(
+        [sys.executable, "-m", "nixl_connect._probe", "cuda"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    answer = json.loads(result.stdout)
+    assert "skipped" in answer or answer["seconds"] > 0
+
+
+def test_bench_measures_here(tmp_path: Path) -> None:
+    plot = tmp_path / "out.svg"
+    options = ["--sizes", "4K,1M", "--in-flight", "1,4", "--seconds", "0.05"]
+    result = run("bench", *options, "--json", "--plot", str(plot))
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert [(f["size"], f["in_flight"]) for f in figures] == [
+        (4096, 1),
+        (1 << 20, 1),
+        (4096, 4),
+        (1 << 20, 4),
+    ]
+    for f in figures:
+        assert f["reads"] >= 2
+        assert f["p99_us"] >= f["p50_us"] > 0
+    assert "<svg" in plot.read_text()
+    table = run("bench", "--sizes", "4K", "--in-flight", "1", "--seconds", "0.01")
+    assert "4 KiB" in table.stdout
+
+
+def test_bench_between_a_server_and_a_client() -> None:
+    command = [sys.executable, "-m", "nixl_connect", "bench", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().split()[-1]
+        options = ["--port", port, "--sizes", "64K", "--in-flight", "2", "--seconds", "0.05"]
+        for _ in range(2):
+            result = run("bench", "connect", "127.0.0.1", *options, "--json")
+            assert result.returncode == 0, result.stderr
+            assert json.loads(result.stdout)[0]["reads"] >= 2
+        refused = run("bench", "connect", "127.0.0.1", *options, "--kind", "cuda:0")
+        assert refused.returncode == 1 or "64 KiB" in refused.stdout
+        server.terminate()
+
+
+def test_bench_tells_what_is_wrong() -> None:
+    nobody = run("bench", "connect", "127.0.0.1", "--port", "1", "--seconds", "0.01")
+    assert nobody.returncode == 1
+    assert "error" in nobody.stderr
+    wrong = run("bench", "--sizes", "4X")
+    assert wrong.returncode == 2
+    assert "expected 1 to 16G" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [("1", [1]), ("4K,64k", [4096, 65536]), ("1MiB, 2 G".replace(" ", ""), [1 << 20, 2 << 30])],
+)
+def test_sizes(text: str, sizes: list[int]) -> None:
+    assert benchmark.parse_sizes(text) == sizes
+
+
+@pytest.mark.parametrize("text", ["", "0", "K", "-1", "1.5M", "17G", "4K,", "x"])
+def test_wrong_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="expected 1 to 16G"):
+        benchmark.parse_sizes(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "4097", "x", "1,"])
+def test_wrong_counts(text: str) -> None:
+    with pytest.raises(ValueError, match="expected numbers"):
+        benchmark.parse_counts(text)
