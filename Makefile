@@ -19,12 +19,12 @@ PACKAGE_SOURCES := $(CPP_SOURCES) pyproject.toml $(wildcard python/CMakeLists.tx
 export UCX_NET_DEVICES := lo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-cpp test-sanitizers test-python lint format stubs clean
+.PHONY: demo test test-cpp test-sanitizers test-python docs-cpp lint format stubs clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python docs/examples/encode_prefill.py
 
-test: test-cpp test-sanitizers test-python
+test: test-cpp test-sanitizers test-python docs-cpp
 
 # The environment. torch first: it keeps pip from choosing another one for a later package.
 $(STAMPS)/venv:
@@ -94,6 +94,12 @@ test-sanitizers: $(STAMPS)/package $(STAMPS)/googletest
 
 test-python: $(STAMPS)/test-tools
 	NIXL_CONNECT_TEST_NIXL_DIR=$(CURDIR)/$(BUILD)/nixl $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The C++ library's reference, into $(BUILD)/docs/cpp.
+docs-cpp:
+	@command -v doxygen >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=doxygen
+	@mkdir -p $(BUILD)/docs
+	doxygen docs/Doxyfile
 
 $(STAMPS)/lint-tools: $(STAMPS)/test-tools
 	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[lint]"

@@ -1,5 +1,8 @@
 #pragma once
 
+/// \file
+/// What every header begins with.
+
 /// Marks what the shared library exports; everything else stays hidden.
 #define NIXL_CONNECT_API __attribute__((visibility("default")))
 
@@ -8,6 +11,7 @@
 #define NIXL_CONNECT_NAMESPACE_BEGIN \
   namespace nixl_connect {           \
   inline namespace v0 {
+/// Its end.
 #define NIXL_CONNECT_NAMESPACE_END \
   }                                \
   }

@@ -15,12 +15,12 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 /// Moves one way, from `initialized` to one of the last three, and reaches an end once.
 enum class OperationStatus : std::uint8_t {
-  uninitialized = 0,
-  initialized = 1,  ///< Accepted; a passive operation is registered or about to be.
-  in_progress = 2,  ///< An active operation's transfer is posted.
-  complete = 3,
-  cancelled = 4,
-  errored = 5,
+  uninitialized = 0,  ///< No operation of this library has it; the number is the Python API's.
+  initialized = 1,    ///< Accepted; a passive operation is registered or about to be.
+  in_progress = 2,    ///< An active operation's transfer is posted.
+  complete = 3,       ///< Every byte is where it should be.
+  cancelled = 4,      ///< Cancelled on this side before anything else ended it.
+  errored = 5,        ///< It has failed; `Connection::failure` says why.
 };
 
 /// The moments of an operation that can be waited for.
@@ -42,13 +42,18 @@ struct ConnectionState;
 /// Thread safety: every member may be called from any thread at any time.
 class NIXL_CONNECT_API Connection {
  public:
+  /// For the connector, which makes these.
   explicit Connection(std::shared_ptr<ConnectionState> state) noexcept;
+  /// What is moved from may be destroyed or assigned to, and nothing else.
   Connection(Connection&&) noexcept;
+  /// Swaps: what this handle had lives on in the other.
   Connection& operator=(Connection&&) noexcept;
+  /// Cancels a passive operation that has not ended. Never blocks.
   ~Connection();
 
   /// `<connector>-<n>`; unique within the connector.
   std::string name() const;
+  /// Whether the active side reads or writes.
   OperationKind kind() const noexcept;
   /// Whether this side waits for the peer to act.
   bool passive() const noexcept;
@@ -57,6 +62,7 @@ class NIXL_CONNECT_API Connection {
   /// The remote agent's name; empty on a passive operation.
   const std::string& remote_name() const noexcept;
 
+  /// Where the operation is now.
   OperationStatus status() const noexcept;
   /// Why the operation ended in `errored`; nothing otherwise.
   std::optional<Failure> failure() const;
