@@ -30,6 +30,8 @@ enum class Milestone : std::uint8_t {
   released,  ///< NIXL has let go of the memory; never before `ended`.
 };
 
+class CompletionAwaiter;
+class CoroutineQueue;
 struct ConnectionState;
 
 /// The local side of one operation: descriptors, registrations, key, peer, deadline and
@@ -89,6 +91,13 @@ class NIXL_CONNECT_API Connection {
               std::uint64_t token) const;
   /// Takes back a `notify` that has not fired. Harmless otherwise.
   void forget(const CompletionQueue& queue, std::uint64_t token) const;
+
+  /// For C++20 coroutines, with "nixl_connect/coroutine.h": `co_await operation.completion(queue)`
+  /// continues from `queue.resume()` when the milestone is reached, or goes on at once when that
+  /// has happened already. For `ended` it then throws the operation's failure, as `wait` does;
+  /// after a cancellation it returns. This handle must stay where it is meanwhile.
+  inline CompletionAwaiter completion(CoroutineQueue& queue,
+                                      Milestone milestone = Milestone::ended) const;
 
   /// Ends the operation as `cancelled` if it has not ended. A transfer that is already posted
   /// keeps its memory pinned until NIXL reports its end; the peer learns what became of it.

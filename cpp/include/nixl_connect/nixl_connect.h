@@ -1,7 +1,7 @@
 #pragma once
 
 /// \file
-/// The whole library.
+/// The whole library but for "nixl_connect/coroutine.h", which needs a compiler's coroutines.
 
 /// RDMA transfers over NVIDIA NIXL: a `Connector` offers memory, or reads and writes what others
 /// offer, and each operation is a `Connection`.
