@@ -19,7 +19,7 @@ PACKAGE_SOURCES := $(CPP_SOURCES) pyproject.toml $(wildcard python/CMakeLists.tx
 export UCX_NET_DEVICES := lo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-cpp test-sanitizers test-python docs-cpp lint format stubs clean
+.PHONY: demo test build-cpp test-cpp test-sanitizers test-python docs-cpp lint format stubs clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python docs/examples/encode_prefill.py
@@ -45,6 +45,9 @@ $(STAMPS)/googletest:
 	@mkdir -p $(STAMPS)
 	@test -e /usr/include/gmock/gmock.h && test -e /usr/include/benchmark/benchmark.h || \
 	  $(MAKE) --no-print-directory apt PACKAGES="libgtest-dev libgmock-dev libbenchmark-dev"
+	# The loops that examples and benchmarks use.
+	@test -e /usr/include/asio.hpp && test -e /usr/include/uv.h || \
+	  $(MAKE) --no-print-directory apt PACKAGES="libasio-dev libuv1-dev"
 	# With libefa here, bare NIXL crashes when a process exits; one test shows that we don't.
 	@command -v ip >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=iproute2 || true
 	@ldconfig -p | grep -q libefa || $(MAKE) --no-print-directory apt PACKAGES=ibverbs-providers || true
@@ -71,11 +74,13 @@ $(STAMPS)/test-tools: $(STAMPS)/package
 	done
 	@touch $@
 
-test-cpp: $(STAMPS)/package $(STAMPS)/googletest
+build-cpp: $(STAMPS)/package $(STAMPS)/googletest
 	$(BIN)/cmake -S . -B $(BUILD)/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_BUILD_BENCHMARKS=ON \
-	  -DNIXL_CONNECT_WERROR=ON >/dev/null
+	  -DNIXL_CONNECT_BUILD_EXAMPLES=ON -DNIXL_CONNECT_WERROR=ON >/dev/null
 	$(BIN)/cmake --build $(BUILD)/cpp
+
+test-cpp: build-cpp
 	NIXL_CONNECT_NIXL_LIBRARY=$$($(BIN)/python -c "from nixl_connect import _library; print(_library.nixl_library_candidates()[0])") \
 	  $(BIN)/ctest --test-dir $(BUILD)/cpp --output-on-failure --no-tests=error
 
@@ -92,8 +97,10 @@ test-sanitizers: $(STAMPS)/package $(STAMPS)/googletest
 	    $(BUILD)/$$sanitizers/tests/cpp/nixl_connect_fault_tests || exit 1; \
 	done
 
-test-python: $(STAMPS)/test-tools
-	NIXL_CONNECT_TEST_NIXL_DIR=$(CURDIR)/$(BUILD)/nixl $(BIN)/python -m pytest $(PYTEST_ARGS)
+test-python: $(STAMPS)/test-tools build-cpp
+	NIXL_CONNECT_TEST_NIXL_DIR=$(CURDIR)/$(BUILD)/nixl \
+	  NIXL_CONNECT_TEST_CPP_EXAMPLES=$(CURDIR)/$(BUILD)/cpp/docs/examples/cpp \
+	  $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # The C++ library's reference, into $(BUILD)/docs/cpp.
 docs-cpp:
@@ -108,7 +115,7 @@ $(STAMPS)/lint-tools: $(STAMPS)/test-tools
 lint: $(STAMPS)/lint-tools $(STAMPS)/googletest
 	$(BIN)/cmake -S . -B $(BUILD)/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_BUILD_BENCHMARKS=ON \
-	  -DNIXL_CONNECT_WERROR=ON >/dev/null
+	  -DNIXL_CONNECT_BUILD_EXAMPLES=ON -DNIXL_CONNECT_WERROR=ON >/dev/null
 	PATH="$(BIN):$$PATH" $(BIN)/pre-commit run --all-files
 
 format: $(STAMPS)/lint-tools
