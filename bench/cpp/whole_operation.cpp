@@ -117,6 +117,14 @@ int run(const Options& options, Lines& lines) {
   if (options.library == "raw") return run_side<RawOwner, RawMover>(options, lines);
   if (options.library == "ours") return run_ours<Poll>(options, lines);
   if (options.library == "ours-polling") return run_ours<Polling>(options, lines);
+  if (options.library == "ours-blocking") return run_ours<Blocking>(options, lines);
+  if (options.library == "ours-coroutine") return run_ours<Coroutines>(options, lines);
+#ifdef BENCH_ASIO
+  if (options.library == "ours-asio") return run_ours<AsioLoop>(options, lines);
+#endif
+#ifdef BENCH_UV
+  if (options.library == "ours-uv") return run_ours<UvLoop>(options, lines);
+#endif
   throw std::invalid_argument("unknown library " + options.library);
 }
 
