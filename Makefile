@@ -19,12 +19,12 @@ PACKAGE_SOURCES := $(CPP_SOURCES) pyproject.toml $(wildcard python/CMakeLists.tx
 export UCX_NET_DEVICES := lo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test build-cpp test-cpp test-package test-compilers test-sanitizers test-python lint format stubs clean
+.PHONY: demo test build-cpp test-cpp test-package test-compilers test-sanitizers test-python docs-cpp lint format stubs clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python docs/examples/encode_prefill.py
 
-test: test-cpp test-package test-compilers test-sanitizers test-python
+test: test-cpp test-package test-compilers test-sanitizers test-python docs-cpp
 
 # The environment. torch first: it keeps pip from choosing another one for a later package.
 $(STAMPS)/venv:
@@ -45,6 +45,9 @@ $(STAMPS)/googletest:
 	@mkdir -p $(STAMPS)
 	@test -e /usr/include/gmock/gmock.h && test -e /usr/include/benchmark/benchmark.h || \
 	  $(MAKE) --no-print-directory apt PACKAGES="libgtest-dev libgmock-dev libbenchmark-dev"
+	# The loops that examples and benchmarks use.
+	@test -e /usr/include/asio.hpp && test -e /usr/include/uv.h || \
+	  $(MAKE) --no-print-directory apt PACKAGES="libasio-dev libuv1-dev"
 	# With libefa here, bare NIXL crashes when a process exits; one test shows that we don't.
 	@command -v ip >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=iproute2 || true
 	@ldconfig -p | grep -q libefa || $(MAKE) --no-print-directory apt PACKAGES=ibverbs-providers || true
@@ -74,7 +77,7 @@ $(STAMPS)/test-tools: $(STAMPS)/package
 build-cpp: $(STAMPS)/package $(STAMPS)/googletest
 	$(BIN)/cmake -S . -B $(BUILD)/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_BUILD_BENCHMARKS=ON \
-	  -DNIXL_CONNECT_WERROR=ON >/dev/null
+	  -DNIXL_CONNECT_BUILD_EXAMPLES=ON -DNIXL_CONNECT_WERROR=ON >/dev/null
 	$(BIN)/cmake --build $(BUILD)/cpp
 
 test-cpp: build-cpp
@@ -133,8 +136,16 @@ test-sanitizers: $(STAMPS)/package $(STAMPS)/googletest
 	    $(BUILD)/$$sanitizers/tests/cpp/nixl_connect_fault_tests || exit 1; \
 	done
 
-test-python: $(STAMPS)/test-tools
-	NIXL_CONNECT_TEST_NIXL_DIR=$(CURDIR)/$(BUILD)/nixl $(BIN)/python -m pytest $(PYTEST_ARGS)
+test-python: $(STAMPS)/test-tools build-cpp
+	NIXL_CONNECT_TEST_NIXL_DIR=$(CURDIR)/$(BUILD)/nixl \
+	  NIXL_CONNECT_TEST_CPP_EXAMPLES=$(CURDIR)/$(BUILD)/cpp/docs/examples/cpp \
+	  $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The C++ library's reference, into $(BUILD)/docs/cpp.
+docs-cpp:
+	@command -v doxygen >/dev/null || $(MAKE) --no-print-directory apt PACKAGES=doxygen
+	@mkdir -p $(BUILD)/docs
+	doxygen docs/Doxyfile
 
 $(STAMPS)/lint-tools: $(STAMPS)/test-tools
 	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[lint]"
@@ -143,7 +154,7 @@ $(STAMPS)/lint-tools: $(STAMPS)/test-tools
 lint: $(STAMPS)/lint-tools $(STAMPS)/googletest
 	$(BIN)/cmake -S . -B $(BUILD)/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 	  -DNIXL_CONNECT_BUILD_TESTS=ON -DNIXL_CONNECT_BUILD_BENCHMARKS=ON \
-	  -DNIXL_CONNECT_WERROR=ON >/dev/null
+	  -DNIXL_CONNECT_BUILD_EXAMPLES=ON -DNIXL_CONNECT_WERROR=ON >/dev/null
 	PATH="$(BIN):$$PATH" $(BIN)/pre-commit run --all-files
 
 format: $(STAMPS)/lint-tools

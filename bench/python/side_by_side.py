@@ -104,6 +104,10 @@ BACKENDS = [
     Backend("nixl_connect, C++", program=("--library=ours",)),
     Backend("nixl_connect, C++ polling", program=("--library=ours-polling",)),
     Backend("nixl_connect, C++ engines=3", program=("--library=ours", "--engines=3"), only=LARGE),
+    Backend("nixl_connect, C++ blocking", program=("--library=ours-blocking",), only=("one",)),
+    Backend("nixl_connect, C++ coroutines", program=("--library=ours-coroutine",), only=SMALL),
+    Backend("nixl_connect, C++ Asio", program=("--library=ours-asio",), only=SMALL),
+    Backend("nixl_connect, C++ libuv", program=("--library=ours-uv",), only=SMALL),
     Backend("NIXL, C interface", program=("--library=raw",)),
     Backend("NIXL, Python", ("--backend=nixl_python",), modules=NIXL),
     Backend(

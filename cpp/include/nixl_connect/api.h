@@ -1,5 +1,8 @@
 #pragma once
 
+/// \file
+/// What every header begins with.
+
 /// Marks what the shared library exports; everything else stays hidden. The static library exports
 /// nothing, nor does a plug-in that it is linked into, so that copies never mix.
 #ifdef NIXL_CONNECT_STATIC
@@ -13,6 +16,7 @@
 #define NIXL_CONNECT_NAMESPACE_BEGIN \
   namespace nixl_connect {           \
   inline namespace v0 {
+/// Its end.
 #define NIXL_CONNECT_NAMESPACE_END \
   }                                \
   }

@@ -25,6 +25,7 @@ class NIXL_CONNECT_API CompletionQueue : public std::enable_shared_from_this<Com
 
   CompletionQueue(const CompletionQueue&) = delete;
   CompletionQueue& operator=(const CompletionQueue&) = delete;
+  /// Closes the descriptor. Operations that would push to a queue keep it alive until they have.
   ~CompletionQueue();
 
   /// Poll this for reading. Owned by the queue.
@@ -33,6 +34,8 @@ class NIXL_CONNECT_API CompletionQueue : public std::enable_shared_from_this<Com
   /// Appends the tokens that have arrived to `tokens`, in order of arrival. Never blocks.
   void drain(std::vector<std::uint64_t>& tokens);
 
+  /// Appends a token, and makes the descriptor readable if there was none. For the program's own
+  /// tokens too. Never blocks; throws `std::bad_alloc` alone.
   void push(std::uint64_t token);
 
  private:

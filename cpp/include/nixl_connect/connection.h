@@ -15,12 +15,12 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 /// Moves one way, from `initialized` to one of the last three, and reaches an end once.
 enum class OperationStatus : std::uint8_t {
-  uninitialized = 0,
-  initialized = 1,  ///< Accepted; a passive operation is registered or about to be.
-  in_progress = 2,  ///< An active operation's transfer is posted.
-  complete = 3,
-  cancelled = 4,
-  errored = 5,
+  uninitialized = 0,  ///< No operation of this library has it; the number is the Python API's.
+  initialized = 1,    ///< Accepted; a passive operation is registered or about to be.
+  in_progress = 2,    ///< An active operation's transfer is posted.
+  complete = 3,       ///< Every byte is where it should be.
+  cancelled = 4,      ///< Cancelled on this side before anything else ended it.
+  errored = 5,        ///< It has failed; `Connection::failure` says why.
 };
 
 /// The moments of an operation that can be waited for.
@@ -30,6 +30,8 @@ enum class Milestone : std::uint8_t {
   released,  ///< NIXL has let go of the memory; never before `ended`.
 };
 
+class CompletionAwaiter;
+class CoroutineQueue;
 struct ConnectionState;
 
 /// The local side of one operation: descriptors, registrations, key, peer, deadline and
@@ -42,13 +44,18 @@ struct ConnectionState;
 /// Thread safety: every member may be called from any thread at any time.
 class NIXL_CONNECT_API Connection {
  public:
+  /// For the connector, which makes these.
   explicit Connection(std::shared_ptr<ConnectionState> state) noexcept;
+  /// What is moved from may be destroyed or assigned to, and nothing else.
   Connection(Connection&&) noexcept;
+  /// Swaps: what this handle had lives on in the other.
   Connection& operator=(Connection&&) noexcept;
+  /// Cancels a passive operation that has not ended. Never blocks.
   ~Connection();
 
   /// `<connector>-<n>`; unique within the connector.
   std::string name() const;
+  /// Whether the active side reads or writes.
   OperationKind kind() const noexcept;
   /// Whether this side waits for the peer to act.
   bool passive() const noexcept;
@@ -57,6 +64,7 @@ class NIXL_CONNECT_API Connection {
   /// The remote agent's name; empty on a passive operation.
   const std::string& remote_name() const noexcept;
 
+  /// Where the operation is now.
   OperationStatus status() const noexcept;
   /// Why the operation ended in `errored`; nothing otherwise.
   std::optional<Failure> failure() const;
@@ -83,6 +91,13 @@ class NIXL_CONNECT_API Connection {
               std::uint64_t token) const;
   /// Takes back a `notify` that has not fired. Harmless otherwise.
   void forget(const CompletionQueue& queue, std::uint64_t token) const;
+
+  /// For C++20 coroutines, with "nixl_connect/coroutine.h": `co_await operation.completion(queue)`
+  /// continues from `queue.resume()` when the milestone is reached, or goes on at once when that
+  /// has happened already. For `ended` it then throws the operation's failure, as `wait` does;
+  /// after a cancellation it returns. This handle must stay where it is meanwhile.
+  inline CompletionAwaiter completion(CoroutineQueue& queue,
+                                      Milestone milestone = Milestone::ended) const;
 
   /// Ends the operation as `cancelled` if it has not ended. A transfer that is already posted
   /// keeps its memory pinned until NIXL reports its end; the peer learns what became of it.

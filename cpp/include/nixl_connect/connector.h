@@ -18,12 +18,14 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 struct HeldRegion;
 
+/// How a connector is set up; each option has a default that suits most.
 struct ConnectorOptions {
   /// The worker's name; the agent's name is made from it and a part that is unique to this
   /// process's life, because NIXL refuses a restarted peer under its old name.
   std::string name = "worker";
-  /// NIXL's backend and its parameters, over the plug-in's defaults.
+  /// NIXL's backend.
   std::string backend = "UCX";
+  /// Its parameters, over the plug-in's defaults.
   std::map<std::string, std::string> backend_parameters{};
   /// How long an operation may take unless it says otherwise; nothing for no deadline.
   std::optional<std::chrono::nanoseconds> default_timeout = std::chrono::minutes(5);
@@ -68,9 +70,9 @@ struct OperationStats {
   /// `latency` has so many counts.
   static constexpr std::size_t kLatencyBuckets = 32;
 
-  std::uint64_t complete = 0;
-  std::uint64_t cancelled = 0;
-  std::uint64_t errored = 0;
+  std::uint64_t complete = 0;   ///< Whose bytes have all arrived.
+  std::uint64_t cancelled = 0;  ///< On this side.
+  std::uint64_t errored = 0;    ///< Failed, or by their deadline.
   /// Of the complete ones, in bytes.
   std::uint64_t bytes = 0;
   /// How long the complete ones took together, each from the call that made it until it was
@@ -117,12 +119,18 @@ struct ConnectorStats {
 /// Thread safety: distinct objects are independent. Destruction never blocks.
 class NIXL_CONNECT_API Registration {
  public:
+  /// Holds nothing.
   Registration() noexcept;
+  /// For the connector, which makes these.
   explicit Registration(std::shared_ptr<HeldRegion> region) noexcept;
+  /// Leaves the other holding nothing.
   Registration(Registration&&) noexcept;
+  /// Swaps: what this held lives on in the other.
   Registration& operator=(Registration&&) noexcept;
+  /// Deregisters.
   ~Registration();
 
+  /// Whether it holds anything.
   explicit operator bool() const noexcept { return region_ != nullptr; }
   /// Deregisters, unless done already.
   void reset() noexcept;
@@ -146,12 +154,15 @@ class NIXL_CONNECT_API Registration {
 /// Thread safety: every member may be called from any thread at any time.
 class NIXL_CONNECT_API Connector {
  public:
+  /// Makes nothing yet. Throws `Error(invalid_argument)` for a name or a number of engines that
+  /// cannot be.
   explicit Connector(ConnectorOptions options = {});
   Connector(const Connector&) = delete;
   Connector& operator=(const Connector&) = delete;
   /// Closes.
   ~Connector();
 
+  /// As in the options.
   const std::string& name() const noexcept;
   /// Path of the NIXL library in use; empty before the agent is made.
   std::string nixl_library() const;
@@ -166,19 +177,23 @@ class NIXL_CONNECT_API Connector {
   /// Blocks until the agent is made; throws why it could not be.
   void wait_started();
 
-  /// Offers memory that a peer may read, or write. The timeout replaces the default one; a
-  /// negative one means no deadline.
+  /// Offers memory that a peer may read. The timeout replaces the default one; a negative one
+  /// means no deadline. Throws `Error(invalid_argument)` for an empty list, an impossible
+  /// descriptor, or one that is of another kind of memory than the first.
   Connection create_readable(std::vector<Descriptor> local,
                              std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+  /// Offers memory that a peer may write. Else as `create_readable`.
   Connection create_writable(std::vector<Descriptor> local,
                              std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
 
-  /// Begins to move memory: the metadata is checked here, on the caller's thread, and the
-  /// transfer starts without being asked for again. Throws `Error(invalid_argument)` when
-  /// the local list does not match the remote's in number and sizes or the kind is the other
-  /// one, and `Error(rejected_metadata)`.
+  /// Begins to read what a peer offers: the metadata is checked here, on the caller's thread, and
+  /// the transfer starts without being asked for again. The timeout is as of `create_readable`.
+  /// Throws `Error(invalid_argument)` when the local list is wrong by itself, or does not match the
+  /// remote's in number and sizes, and `Error(rejected_metadata)` when the metadata is not
+  /// right, or is for a write.
   Connection begin_read(const RdmaMetadata& remote, std::vector<Descriptor> local,
                         std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+  /// Begins to write to what a peer offers. Else as `begin_read`.
   Connection begin_write(std::vector<Descriptor> local, const RdmaMetadata& remote,
                          std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
 
@@ -189,7 +204,8 @@ class NIXL_CONNECT_API Connector {
   /// Never waits for the thread: false when it is at work. Completions arrive as always.
   bool progress();
 
-  /// Registers memory by hand. Blocks until NIXL has done so.
+  /// Registers memory by hand. Blocks until NIXL has done so; throws `Error(backend)` if it
+  /// refuses, and `Error(invalid_argument)` for an impossible descriptor.
   Registration register_memory(const Descriptor& descriptor);
 
   /// A number for a connection's name; counts up from 1.
@@ -205,6 +221,7 @@ class NIXL_CONNECT_API Connector {
   /// `close_grace`, and gives the agent back. Blocks meanwhile. Harmless when repeated and
   /// in a forked child.
   void close() noexcept;
+  /// Whether `close` has been called.
   bool closed() const noexcept;
 
  private:

@@ -29,9 +29,11 @@ NIXL_CONNECT_API const char* to_string(ErrorCode code) noexcept;
 /// Thrown by every synchronous call that fails.
 class NIXL_CONNECT_API Error : public std::runtime_error {
  public:
+  /// With a message that says what was expected and what came.
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
   ~Error() override;
 
+  /// For callers that act on it; `what()` is for people.
   ErrorCode code() const noexcept { return code_; }
 
  private:
@@ -40,8 +42,8 @@ class NIXL_CONNECT_API Error : public std::runtime_error {
 
 /// Why an operation ended in error: what an `Error` carries, without being thrown.
 struct Failure {
-  ErrorCode code;
-  std::string message;
+  ErrorCode code;       ///< For callers that act on it.
+  std::string message;  ///< For people.
 };
 
 NIXL_CONNECT_NAMESPACE_END

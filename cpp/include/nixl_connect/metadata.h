@@ -13,30 +13,35 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 /// What a peer may do with the memory that an operation offers.
 enum class OperationKind : std::uint8_t {
-  unspecified = 0,
-  read = 1,   ///< The active side reads from the passive side.
-  write = 2,  ///< The active side writes to the passive side.
+  unspecified = 0,  ///< No operation has it.
+  read = 1,         ///< The active side reads from the passive side.
+  write = 2,        ///< The active side writes to the passive side.
 };
 
 /// A region of the passive side's memory, as it travels.
 struct RemoteDescriptor {
-  std::uintptr_t address = 0;
-  std::size_t size = 0;
-  Device device{};
+  std::uintptr_t address = 0;  ///< First byte, in the passive side's process.
+  std::size_t size = 0;        ///< Bytes.
+  Device device{};             ///< Where it is, as the passive side counts devices.
 };
 
 /// What the passive side sends and the active side begins with: Dynamo's `RdmaMetadata`.
 struct RdmaMetadata {
+  /// What is offered, in the order of the passive side's local descriptors.
   std::vector<RemoteDescriptor> descriptors;
   /// "b64:" and base64 of a zlib stream, or, from older peers, the stream's hexadecimal digits.
   std::string nixl_metadata;
   /// Names the operation; the active side sends it back as a NIXL notification.
   std::string notification_key;
+  /// Whether the active side is to read or to write.
   OperationKind operation_kind = OperationKind::unspecified;
 };
 
 /// How the binary metadata becomes text.
-enum class MetadataEncoding : std::uint8_t { base64, hex };
+enum class MetadataEncoding : std::uint8_t {
+  base64,  ///< "b64:" before it.
+  hex,     ///< Hexadecimal digits, which older peers of Dynamo's send.
+};
 
 /// The largest NIXL blob that is accepted, in bytes after decompression.
 inline constexpr std::size_t kMaxBlobSize = std::size_t{16} << 20;

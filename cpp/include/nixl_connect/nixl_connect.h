@@ -1,5 +1,12 @@
 #pragma once
 
+/// \file
+/// The whole library but for "nixl_connect/coroutine.h", which needs a compiler's coroutines.
+
+/// RDMA transfers over NVIDIA NIXL: a `Connector` offers memory, or reads and writes what others
+/// offer, and each operation is a `Connection`.
+namespace nixl_connect {}
+
 #include "nixl_connect/completion.h"
 #include "nixl_connect/connection.h"
 #include "nixl_connect/connector.h"
