@@ -19,12 +19,12 @@ PACKAGE_SOURCES := $(CPP_SOURCES) pyproject.toml $(wildcard python/CMakeLists.tx
 export UCX_NET_DEVICES := lo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test build-cpp test-cpp test-package test-compilers test-sanitizers test-python docs-cpp lint format stubs clean
+.PHONY: docs demo test build-cpp test-cpp test-package test-compilers test-sanitizers test-python docs-cpp lint format stubs clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python docs/examples/encode_prefill.py
 
-test: test-cpp test-package test-compilers test-sanitizers test-python docs-cpp
+test: test-cpp test-package test-compilers test-sanitizers test-python docs
 
 # The environment. torch first: it keeps pip from choosing another one for a later package.
 $(STAMPS)/venv:
@@ -140,6 +140,14 @@ test-python: $(STAMPS)/test-tools build-cpp
 	NIXL_CONNECT_TEST_NIXL_DIR=$(CURDIR)/$(BUILD)/nixl \
 	  NIXL_CONNECT_TEST_CPP_EXAMPLES=$(CURDIR)/$(BUILD)/cpp/docs/examples/cpp \
 	  $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The documentation, into $(BUILD)/docs/site; a warning is an error.
+docs: $(STAMPS)/docs-tools docs-cpp
+	$(BIN)/mkdocs build --strict --quiet
+
+$(STAMPS)/docs-tools: $(STAMPS)/package
+	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[docs]"
+	@touch $@
 
 # The C++ library's reference, into $(BUILD)/docs/cpp.
 docs-cpp:

@@ -23,6 +23,8 @@ constexpr auto kShortestPause = std::chrono::microseconds(20);
 /// A pause is this fraction of the time since something last happened; a long one, the smaller.
 constexpr int kPauseFraction = 8;
 constexpr int kLongPauseFraction = 64;
+/// While large operations are about, whose time an end that is seen late adds to.
+constexpr int kLargePauseFraction = 32;
 constexpr auto kLongPause = std::chrono::milliseconds(1);
 /// A look that took longer has moved something: without RDMA, a peer's data pass through here.
 constexpr auto kLongLook = std::chrono::microseconds(400);
@@ -936,7 +938,7 @@ Engine::Look EngineLoop::next_look(bool worked) {
       return {now + rest, Engine::Pause::rest};
     }
     const auto pause = std::min<Clock::duration>(
-        idle / kPauseFraction, std::max<Clock::duration>(idle / kLongPauseFraction, kLongPause));
+        idle / (large_ > 0 ? kLargePauseFraction : kPauseFraction), std::max<Clock::duration>(idle / kLongPauseFraction, kLongPause));
     const auto shortest =
         std::max<Clock::duration>(busy() ? rest_between_looks() : pause, kShortestPause);
     look = now + std::min<Clock::duration>(std::max(pause, shortest), options.max_pause);

@@ -190,7 +190,7 @@ class Connector:
     max_pause
         The longest pause, in seconds, between two looks while an operation is pending: what an
         offer that waits costs, against how soon its peer is answered. Pauses grow with the time
-        since something last happened: to 1 ms after 8 ms, to 15 ms after 0.96 s. A transfer
+        since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s. A transfer
         may need two looks.
     engines
         NIXL agents, each with a thread, from 1 to 64: the first for all small operations, the
@@ -226,7 +226,7 @@ class Connector:
         auth_key: bytes | None = None,
         progress_thread: bool = False,
         spin: float = 200e-6,
-        max_pause: float = 15e-3,
+        max_pause: float = 10e-3,
         engines: int = 1,
         inline_limit: int = 64 << 10,
         nixl_library: str | None = None,
@@ -256,6 +256,8 @@ class Connector:
             engines=_check_count(engines, "engines", 1, 64),
             inline_limit=_check_count(inline_limit, "inline_limit", 0, 1 << 40),
         )
+        # As a connection's.
+        self._connector_core = self._core
         self._shared_connection = Connection(self, self._core.next_connection_number())
         self._tracer = tracer()
         _open[id(self)] = self

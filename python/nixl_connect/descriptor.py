@@ -13,7 +13,7 @@ from .device import Device, DeviceKind
 from .metadata import SerializedDescriptor
 
 if TYPE_CHECKING:
-    from .connector import Connection
+    from .connector import Connection, Connector
 
 __all__ = ["Descriptor", "DescriptorList"]
 
@@ -277,8 +277,8 @@ class Descriptor(_core.Descriptor):
             )
         return serialized.to_descriptor()
 
-    def register_with_connector(self, connection: Connection) -> None:
-        """Register the memory with the connection's connector, and keep it so.
+    def register_with_connector(self, connection: Connection | Connector) -> None:
+        """Register the memory with a connector, or a connection's connector, and keep it so.
 
         Operations that use the descriptor, or parts of its memory, then need not register it.
         It stays registered until `deregister_with_connector`, or until the descriptor dies.
@@ -287,7 +287,7 @@ class Descriptor(_core.Descriptor):
         Raises
         ------
         TypeError
-            When `connection` is no `Connection`.
+            When `connection` is neither a `Connection` nor a `Connector`.
         TransferError
             When NIXL refuses, or the connector is closed.
         """
@@ -295,15 +295,15 @@ class Descriptor(_core.Descriptor):
         if core not in self._registrations:
             self._registrations[core] = core.register_memory(self)
 
-    def deregister_with_connector(self, connection: Connection) -> None:
+    def deregister_with_connector(self, connection: Connection | Connector) -> None:
         """Take back `register_with_connector`. Operations that use the memory keep it.
 
         Raises
         ------
         TypeError
-            When `connection` is no `Connection`.
+            When `connection` is neither a `Connection` nor a `Connector`.
         RuntimeError
-            When the memory is not registered with that connection's connector.
+            When the memory is not registered with that connector.
         """
         registration = self._registrations.pop(core_of(connection), None)
         if registration is None:
@@ -404,10 +404,10 @@ class DescriptorList(_core.DescriptorList):
 Sequence.register(DescriptorList)
 
 
-def core_of(connection: Connection) -> _core.Connector:
-    """The core's connector behind a connection. Raises `TypeError` for anything else."""
+def core_of(connection: Connection | Connector) -> _core.Connector:
+    """The core's connector behind either. Raises `TypeError` for anything else."""
     try:
         return connection._connector_core
     except AttributeError:
         pass
-    raise TypeError(f"connection: expected Connection, got {type(connection).__name__}")
+    raise TypeError(f"connection: expected Connection or Connector, got {type(connection).__name__}")

@@ -275,8 +275,12 @@ async def test_registration_by_hand(connector: nc.Connector, other: nc.Connector
     assert descriptor.is_registered
     descriptor.deregister_with_connector(elsewhere)
     assert not descriptor.is_registered
-    for wrong in (connector, None, "connection"):
-        with pytest.raises(TypeError, match="expected Connection"):
+    # The connector itself will do.
+    descriptor.register_with_connector(connector)
+    assert descriptor.is_registered
+    descriptor.deregister_with_connector(connection)
+    for wrong in (descriptor, None, "connection"):
+        with pytest.raises(TypeError, match="expected Connection or Connector"):
             descriptor.register_with_connector(wrong)  # type: ignore[arg-type]
 
 

@@ -35,9 +35,9 @@ struct ConnectorOptions {
   /// How long the engine keeps polling at full speed after something happened.
   std::chrono::microseconds spin{200};
   /// The longest pause between two looks while an operation is pending. Pauses grow with the time
-  /// since something last happened: to 1 ms after 8 ms, to 15 ms after 0.96 s. A transfer may need
+  /// since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s. A transfer may need
   /// two looks.
-  std::chrono::microseconds max_pause{15'000};
+  std::chrono::microseconds max_pause{10'000};
   /// NIXL agents, each with a thread: the first for all small operations, the others for large ones
   /// on host memory (from 1 MiB), each of which is cut in as many parts, to be copied at the same
   /// time on hosts without RDMA. With one, a large transfer holds up whatever comes after it.

@@ -1,0 +1,47 @@
+"""Every Python example in the documentation runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Of the C++ guide, an example's own test sees to that.
+PAGES = sorted(
+    page for page in [*DOCS.glob("*.md"), *DOCS.glob("api/*.md")] if page.name != "cpp.md"
+)
+EXAMPLES = [
+    pytest.param(block, id=f"{page.relative_to(DOCS)}-{number}")
+    for page in PAGES
+    for number, block in enumerate(BLOCK.findall(page.read_text()))
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_example_runs(example: str, tmp_path: Path) -> None:
+    script = tmp_path / "example.py"
+    script.write_text(example)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("api/*.md")), ids=lambda page: page.name)
+def test_every_api_page_has_an_example(page: Path) -> None:
+    assert BLOCK.search(page.read_text()), page
+
+
+def test_the_readme_example_runs(tmp_path: Path) -> None:
+    readme = (DOCS.parent / "README.md").read_text()
+    for block in BLOCK.findall(readme):
+        test_example_runs(block, tmp_path)
