@@ -143,7 +143,7 @@ test-python: $(STAMPS)/test-tools build-cpp
 
 # The documentation, into $(BUILD)/docs/site; a warning is an error.
 docs: $(STAMPS)/docs-tools docs-cpp
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(STAMPS)/docs-tools: $(STAMPS)/package
 	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[docs]"

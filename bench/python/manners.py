@@ -193,11 +193,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a folder for the figures (JSON)")
     options = parser.parse_args()
     figures: list[Figure] = []
-    with Progress(console=Console(width=100)) as progress:
+    # Its refreshing would be a part of what is measured.
+    with Progress(console=Console(width=100), auto_refresh=False) as progress:
         names = options.only or list(FIGURES)
         bar = progress.add_task("", total=len(names))
         for name in names:
-            progress.update(bar, description=name.ljust(12))
+            progress.update(bar, description=name.ljust(12), refresh=True)
             figures += asyncio.run(FIGURES[name](options))  # type: ignore[arg-type]
             progress.advance(bar)
     table = Table("", "measured", "asked")
