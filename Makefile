@@ -173,8 +173,32 @@ format: $(STAMPS)/lint-tools
 stubs: $(STAMPS)/package
 	$(BIN)/python -m nanobind.stubgen -q -P -m nixl_connect._core -o python/nixl_connect/_core.pyi
 
+# What is released, for this machine's own Python and glibc: .github/workflows/wheels.yml builds
+# the wheels that are published.
+.PHONY: wheel sdist
+$(STAMPS)/release-tools: $(STAMPS)/package
+	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[release]"
+	@touch $@
+
+wheel: $(STAMPS)/release-tools
+	rm -f dist/*.whl
+	$(BIN)/python -m build --no-isolation --wheel -C build-dir=$(BUILD)/python
+	$(BIN)/auditwheel show dist/*.whl
+	case $$(echo dist/*.whl) in *-abi3-*) $(BIN)/abi3audit --strict --verbose dist/*.whl;; esac
+	$(BIN)/twine check --strict dist/*.whl
+
+# Built again from its own files alone, without a network where that may be arranged.
+sdist: $(STAMPS)/release-tools
+	rm -rf dist/*.tar.gz $(BUILD)/sdist
+	mkdir -p $(BUILD)/sdist
+	$(BIN)/python -m build --no-isolation --sdist
+	$(BIN)/twine check --strict dist/*.tar.gz
+	tar -xzf dist/*.tar.gz -C $(BUILD)/sdist --strip-components=1
+	cd $(BUILD)/sdist && $$(unshare -rn true 2>/dev/null && echo unshare -rn) \
+	  $(BIN)/python -m pip wheel -q --no-build-isolation --no-deps --no-index -w made .
+
 clean:
-	rm -rf $(BUILD) $(VENV)
+	rm -rf $(BUILD) $(VENV) dist
 
 # The coverage-guided fuzzer, for SECONDS; what it finds new is added to the corpus.
 SECONDS ?= 60

@@ -8,6 +8,7 @@ the end.
 
 from __future__ import annotations
 
+from . import _core
 from .connector import Connection, Connector, OperationCall
 from .descriptor import Descriptor, DescriptorList
 from .device import Device, DeviceKind
@@ -40,7 +41,7 @@ from .operations import (
 )
 from .stats import ConnectorStats, OperationStats
 
-__version__ = "0.1.0"
+__version__ = _core.version()
 
 __all__ = [
     "AbstractOperation",

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def version() -> str:
+    """The package's."""
+
 class CompletionQueue:
     """Tokens of what has happened, and a descriptor to poll for them."""
 

@@ -50,20 +50,36 @@ class Name {
   PyObject* object_;
 };
 
+struct Fields {
+  Name nixl_metadata{"nixl_metadata"};
+  Name notification_key{"notification_key"};
+  Name operation_kind{"operation_kind"};
+  Name descriptors{"descriptors"};
+  Name ptr{"ptr"};
+  Name size{"size"};
+  Name device{"device"};
+};
+
+/// Made with the module: without a GIL, a thread that waits for another one to make a static keeps
+/// Python's collector from stopping it.
+const Fields& fields() {
+  static const Fields made;
+  return made;
+}
+
 /// The core's form of a `RdmaMetadata` model.
 RdmaMetadata remote_metadata(nb::handle model) {
-  static const Name nixl_metadata("nixl_metadata"), notification_key("notification_key"),
-      operation_kind("operation_kind"), descriptors("descriptors"), ptr("ptr"), size("size"),
-      device("device");
+  const Fields& field = fields();
   RdmaMetadata metadata;
-  metadata.nixl_metadata = nixl_metadata.of<std::string>(model);
-  metadata.notification_key = notification_key.of<std::string>(model);
-  metadata.operation_kind = static_cast<OperationKind>(operation_kind.of<std::uint8_t>(model));
-  const auto list = descriptors.of<nb::list>(model);
+  metadata.nixl_metadata = field.nixl_metadata.of<std::string>(model);
+  metadata.notification_key = field.notification_key.of<std::string>(model);
+  metadata.operation_kind =
+      static_cast<OperationKind>(field.operation_kind.of<std::uint8_t>(model));
+  const auto list = field.descriptors.of<nb::list>(model);
   metadata.descriptors.reserve(list.size());
   for (nb::handle d : list) {
-    metadata.descriptors.push_back({ptr.of<std::uintptr_t>(d), size.of<std::size_t>(d),
-                                    Device::parse(device.of<std::string>(d))});
+    metadata.descriptors.push_back({field.ptr.of<std::uintptr_t>(d), field.size.of<std::size_t>(d),
+                                    Device::parse(field.device.of<std::string>(d))});
   }
   return metadata;
 }
@@ -118,8 +134,10 @@ std::chrono::nanoseconds from_seconds(double seconds) {
 }
 
 void init_connector(nb::module_& m) {
+  fields();
+
   nb::class_<Registration>(m, "Registration", "Memory registered by hand.")
-      .def("reset", &Registration::reset, "Deregisters.");
+      .def("reset", &Registration::reset, nb::lock_self(), "Deregisters.");
 
   nb::class_<PythonConnector>(m, "Connector", nb::is_weak_referenceable(),
                               "The core's connector: one agent, one thread.")
@@ -172,7 +190,7 @@ void init_connector(nb::module_& m) {
             const Unlocked unlocked;
             return connector.register_memory(memory);
           },
-          nb::arg("descriptor"))
+          nb::arg("descriptor").lock())
       .def("next_connection_number", &PythonConnector::next_connection_number)
       .def("agent_metadata",
            [](PythonConnector& connector) {

@@ -157,6 +157,7 @@ std::vector<Descriptor> local_descriptors(nb::handle value, bool writable) {
            "copy (bytes, a read-only array, or one that is not contiguous)")
               .c_str());
     }
+    const nb::ft_object_guard guard(item);
     result.push_back(descriptor->memory);
   };
 
@@ -238,7 +239,7 @@ void init_descriptor(nb::module_& m) {
           "Address of the first byte.")
       .def_prop_rw(
           "_data_size", [](const LocalDescriptor& d) { return d.memory.size; },
-          [](LocalDescriptor& d, std::size_t size) { d.memory.size = size; },
+          [](LocalDescriptor& d, std::size_t size) { d.memory.size = size; }, nb::lock_self(),
           "Size in bytes. May be made smaller; operations begun afterwards follow.")
       .def_prop_ro(
           "writable", [](const LocalDescriptor& d) { return d.writable; },

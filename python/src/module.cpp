@@ -3,6 +3,7 @@
 NB_MODULE(_core, m) {
   using namespace nixl_connect::python;
   m.doc() = "The C++ core of nixl_connect. Private: use the package's own names.";
+  m.def("version", [] { return NIXL_CONNECT_VERSION; }, "The package's.");
   init_errors(m);
   init_completion(m);
   init_descriptor(m);

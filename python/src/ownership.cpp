@@ -29,10 +29,13 @@ int release_pending(void*) {
 
 void abandon(PyObject* object) {
   auto* entry = new Abandoned{object, abandoned.load(std::memory_order_relaxed)};
-  while (!abandoned.compare_exchange_weak(entry->next, entry, std::memory_order_release,
-                                          std::memory_order_relaxed)) {
-  }
-  if (entry->next != nullptr) return;
+  bool found_empty = false;
+  do {
+    found_empty = entry->next == nullptr;
+  } while (!abandoned.compare_exchange_weak(entry->next, entry, std::memory_order_release,
+                                            std::memory_order_relaxed));
+  // From here on the entry is whoever's releases it.
+  if (!found_empty) return;
   // Whoever found the stack empty asks the main thread to look, and the latest event loop.
   // When Python's list of such requests is full, the next call into this module does it.
   Py_AddPendingCall(&release_pending, nullptr);
