@@ -63,7 +63,7 @@ $(STAMPS)/package: $(STAMPS)/venv $(STAMPS)/toolchain $(PACKAGE_SOURCES)
 	@touch $@
 
 $(STAMPS)/test-tools: $(STAMPS)/package
-	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[test]"
+	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[test,examples]"
 	# NIXL's Python package for the incumbent; its own requirements would bring all variants.
 	$(BIN)/python -m pip install -q --no-deps nixl==$(NIXL_VERSION)
 	for wheel in $(NIXL_OTHERS); do \
