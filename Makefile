@@ -19,10 +19,13 @@ PACKAGE_SOURCES := $(CPP_SOURCES) pyproject.toml $(wildcard python/CMakeLists.tx
 export UCX_NET_DEVICES := lo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: docs demo test build-cpp test-cpp test-package test-compilers test-sanitizers test-python docs-cpp lint format stubs clean
+.PHONY: docs demo example-pipeline test build-cpp test-cpp test-package test-compilers test-sanitizers test-python docs-cpp lint format stubs clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python docs/examples/encode_prefill.py
+
+example-pipeline: $(STAMPS)/package
+	$(BIN)/python docs/examples/pipeline/main.py
 
 test: test-cpp test-package test-compilers test-sanitizers test-python docs
 
@@ -66,7 +69,9 @@ $(STAMPS)/package: $(STAMPS)/venv $(STAMPS)/toolchain $(PACKAGE_SOURCES)
 	@touch $@
 
 $(STAMPS)/test-tools: $(STAMPS)/package
-	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[test]"
+	$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[test,examples]"
+	# Where Ray has no wheel its example is skipped.
+	-$(BIN)/python -m pip install -q --only-binary ray ray
 	# NIXL's Python package for the incumbent; its own requirements would bring all variants.
 	$(BIN)/python -m pip install -q --no-deps nixl==$(NIXL_VERSION)
 	for wheel in $(NIXL_OTHERS); do \

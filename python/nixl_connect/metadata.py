@@ -26,8 +26,7 @@ def _wire_device(name: str) -> str:
     return text
 
 
-# Built at the first use, so that importing is quick.
-_CONFIG = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+_CONFIG = ConfigDict(extra="forbid", frozen=True)
 
 
 class SerializedDescriptor(BaseModel):
