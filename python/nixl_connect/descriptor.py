@@ -410,4 +410,6 @@ def core_of(connection: Connection | Connector) -> _core.Connector:
         return connection._connector_core
     except AttributeError:
         pass
-    raise TypeError(f"connection: expected Connection or Connector, got {type(connection).__name__}")
+    raise TypeError(
+        f"connection: expected Connection or Connector, got {type(connection).__name__}"
+    )
