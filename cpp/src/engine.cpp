@@ -937,8 +937,9 @@ Engine::Look EngineLoop::next_look(bool worked) {
       if (busy()) return {last_look_ + rest, Engine::Pause::standby};
       return {now + rest, Engine::Pause::rest};
     }
-    const auto pause = std::min<Clock::duration>(
-        idle / (large_ > 0 ? kLargePauseFraction : kPauseFraction), std::max<Clock::duration>(idle / kLongPauseFraction, kLongPause));
+    const auto pause =
+        std::min<Clock::duration>(idle / (large_ > 0 ? kLargePauseFraction : kPauseFraction),
+                                  std::max<Clock::duration>(idle / kLongPauseFraction, kLongPause));
     const auto shortest =
         std::max<Clock::duration>(busy() ? rest_between_looks() : pause, kShortestPause);
     look = now + std::min<Clock::duration>(std::max(pause, shortest), options.max_pause);
