@@ -19,10 +19,13 @@ PACKAGE_SOURCES := $(CPP_SOURCES) pyproject.toml $(wildcard python/CMakeLists.tx
 export UCX_NET_DEVICES := lo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test build-cpp test-cpp test-package test-compilers test-sanitizers test-python lint format stubs clean
+.PHONY: demo example-pipeline test build-cpp test-cpp test-package test-compilers test-sanitizers test-python lint format stubs clean
 
 demo: $(STAMPS)/package
 	$(BIN)/python docs/examples/encode_prefill.py
+
+example-pipeline: $(STAMPS)/package
+	$(BIN)/python docs/examples/pipeline/main.py
 
 test: test-cpp test-package test-compilers test-sanitizers test-python
 

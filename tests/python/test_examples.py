@@ -35,6 +35,15 @@ def needs(*packages: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
+def test_pipeline_and_workers_that_die() -> None:
+    options = "--requests 40 --video 1 --kill image prefill decode"
+    output = run("pipeline/main.py", *options.split())
+    assert "40 answers equal to a single process's, 0 not" in output
+    assert output.count("died") == 3
+    for name in ("image-0", "prefill-0", "decode-0"):
+        assert f"{name} is gone" in output
+
+
 def test_threads() -> None:
     output = run("threads.py")
     assert "200 tensors offered and read by 8 threads each, problems=[]" in output

@@ -1,0 +1,166 @@
+"""Encode, prefill and decode, as processes of their own, and a router in front of them.
+
+Image and video workers encode what a request shows; a prefill worker reads the embeddings and
+computes the KV cache, which it writes into a decode worker's memory; that one generates the
+tokens. All tensors move over NIXL, and nothing else does. Each answer is compared with what
+the same modules give in one process: tokens and logits are equal to the last bit.
+
+Run it with ``make example-pipeline``, or ``python docs/examples/pipeline/main.py``; with
+``--kill prefill decode`` one of each dies in the middle of its third request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import model
+import torch
+from messages import Channel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.table import Table
+
+# What a worker's death makes UCX and NIXL log is raised as errors too, which are shown.
+os.environ.setdefault("UCX_LOG_LEVEL", "fatal")
+os.environ.setdefault("NIXL_LOG_LEVEL", "FATAL")
+
+HERE = Path(__file__).parent
+ROLES = ("image", "video", "prefill", "decode")
+STARTUP = 120.0  # seconds
+
+
+def make_request(number: int, count: int) -> dict[str, Any]:
+    """One to three pictures and films, and a few words."""
+    chance = random.Random(number)
+    kinds = chance.choices(["image", "video"], [2, 1], k=chance.randint(1, 3))
+    return {
+        "media": [{"kind": kind, "seed": chance.randrange(1000)} for kind in kinds],
+        "prompt": [chance.randrange(model.VOCABULARY) for _ in range(chance.randint(4, 40))],
+        "count": count,
+    }
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, str(HERE / script), *arguments])
+
+
+def start_workers(
+    socket: str, numbers: dict[str, int], kill: list[str]
+) -> dict[str, subprocess.Popen[bytes]]:
+    workers = {}
+    for role, number in numbers.items():
+        for i in range(number):
+            name = f"{role}-{i}"
+            dies = ["--dies-at", "3"] if role in kill and i == 0 else []
+            workers[name] = start(
+                "workers.py", "--router", socket, "--role", role, "--name", name, *dies
+            )
+    return workers
+
+
+async def ask(
+    channel: Channel, requests: list[dict[str, Any]], in_flight: int
+) -> list[dict[str, Any]]:
+    """The answers, in order; `in_flight` requests at a time."""
+    slots = asyncio.Semaphore(in_flight)
+    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn()) as progress:
+        bar = progress.add_task("Answering", total=len(requests))
+
+        async def one(request: dict[str, Any]) -> dict[str, Any]:
+            async with slots:
+                answer: dict[str, Any] = await channel.call("answer", **request)
+            progress.advance(bar)
+            return answer
+
+        return await asyncio.gather(*[one(request) for request in requests])
+
+
+def compare(requests: list[dict[str, Any]], answers: list[dict[str, Any]]) -> int:
+    """How many answers are not what one process gives."""
+    torch.set_num_threads(1)  # as in the workers: another number may sum in another order
+    whole = model.Whole()
+    wrong = 0
+    for request, answer in zip(requests, answers, strict=True):
+        tokens, logits = whole.answer(**request)
+        right = tokens == answer["tokens"] and torch.equal(logits, torch.tensor(answer["logits"]))
+        wrong += not right
+    return wrong
+
+
+def show(
+    report: list[dict[str, Any]], answers: list[dict[str, Any]], wrong: int, elapsed: float
+) -> None:
+    table = Table("worker", "requests", "failed", title="Encode, prefill, decode over NIXL")
+    for worker in report:
+        died = "  died" if worker["lost"] else ""
+        table.add_row(worker["name"], str(worker["requests"]), f"{worker['failures']}{died}")
+    console = Console()
+    console.print(table)
+    retried = [answer for answer in answers if answer["failures"]]
+    for answer in retried:
+        for failure in answer["failures"]:
+            console.print(f"Retried: {failure}", markup=False, soft_wrap=True)
+    tokens = sum(len(answer["tokens"]) for answer in answers)
+    console.print(f"{len(answers)} requests, {len(retried)} retried")
+    console.print(f"{tokens} tokens in {elapsed:.2f} s")
+    console.print(f"{len(answers) - wrong} answers equal to a single process's, {wrong} not")
+
+
+async def run(socket: str, options: argparse.Namespace, workers: int) -> int:
+    channel = await Channel.connect(socket)
+    running = asyncio.create_task(channel.run())
+    await asyncio.wait_for(channel.call("wait_for_workers", count=workers), STARTUP)
+    requests = [make_request(number, options.tokens) for number in range(options.requests)]
+    began = time.perf_counter()
+    answers = await ask(channel, requests, options.in_flight)
+    elapsed = time.perf_counter() - began
+    report = await channel.call("report")
+    await channel.call("stop")
+    await running
+    wrong = compare(requests, answers)
+    show(report, answers, wrong, elapsed)
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--in-flight", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=16, help="tokens to generate for each")
+    parser.add_argument(
+        "--kill", nargs="+", choices=ROLES, default=[], help="one of each dies in its third request"
+    )
+    for role in ROLES:
+        parser.add_argument(f"--{role}", type=int, default=2, help="how many of these workers")
+    options = parser.parse_args()
+    numbers = {role: getattr(options, role) for role in ROLES}
+
+    with tempfile.TemporaryDirectory() as folder:
+        socket = str(Path(folder, "router"))
+        router = start("router.py", "--socket", socket)
+        workers = start_workers(socket, numbers, options.kill)
+        try:
+            wrong = asyncio.run(run(socket, options, len(workers)))
+            for name, worker in workers.items():
+                killed = name in [f"{role}-0" for role in options.kill]
+                assert worker.wait() == (-signal.SIGKILL if killed else 0), name
+            assert router.wait() == 0
+        finally:
+            for process in (router, *workers.values()):
+                process.kill()
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
