@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -84,3 +85,9 @@ async def test_a_client_that_hangs_up_cancels_its_read(
                 pytest.fail(f"not cancelled: {reads}")
             for wrong in ({"nixl_metadata": "b64:eA=="}, {"operation_kind": 2}):
                 assert (await http.post("/sums", json={**offer, **wrong})).status_code == 422
+
+
+@needs("ray")
+@pytest.mark.skipif(os.environ.get("NIXL_CONNECT_TEST_RAY") == "0", reason="told not to")
+def test_ray_pipeline() -> None:
+    assert "30 answers equal to a single process's, 0 not" in run("ray_pipeline.py")
