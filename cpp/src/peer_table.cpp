@@ -97,7 +97,7 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   bool keys_differ = !has_one_key_at_each_place(offer);
   std::vector<Blob::Element> missing;
   if (const auto it = current_.find(name); it != current_.end()) {
-    const std::shared_ptr<Peer> peer = it->second;
+    std::shared_ptr<Peer> peer = it->second;
     keys_differ = keys_differ || peer->keys_differ;
     if (!peer->broken && peer->address == offer.address) {
       if (!fits(*peer, offer, missing)) {

@@ -109,7 +109,8 @@ def show(
     console.print(table)
     retried = [answer for answer in answers if answer["failures"]]
     for answer in retried:
-        console.print(f"Retried: {'; '.join(answer['failures'])}")
+        for failure in answer["failures"]:
+            console.print(f"Retried: {failure}", markup=False, soft_wrap=True)
     tokens = sum(len(answer["tokens"]) for answer in answers)
     console.print(f"{len(answers)} requests, {len(retried)} retried")
     console.print(f"{tokens} tokens in {elapsed:.2f} s")
