@@ -256,8 +256,6 @@ class Connector:
             engines=_check_count(engines, "engines", 1, 64),
             inline_limit=_check_count(inline_limit, "inline_limit", 0, 1 << 40),
         )
-        # As a connection's.
-        self._connector_core = self._core
         self._shared_connection = Connection(self, self._core.next_connection_number())
         self._tracer = tracer()
         _open[id(self)] = self

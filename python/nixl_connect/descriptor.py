@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 from weakref import WeakKeyDictionary
 
 from . import _core
@@ -291,7 +291,7 @@ class Descriptor(_core.Descriptor):
         TransferError
             When NIXL refuses, or the connector is closed.
         """
-        core = core_of(connection)
+        core = _core_of_either(connection)
         if core not in self._registrations:
             self._registrations[core] = core.register_memory(self)
 
@@ -305,7 +305,7 @@ class Descriptor(_core.Descriptor):
         RuntimeError
             When the memory is not registered with that connector.
         """
-        registration = self._registrations.pop(core_of(connection), None)
+        registration = self._registrations.pop(_core_of_either(connection), None)
         if registration is None:
             raise RuntimeError(
                 f"connection: expected one of a connector that {self!r} is registered with, "
@@ -404,12 +404,14 @@ class DescriptorList(_core.DescriptorList):
 Sequence.register(DescriptorList)
 
 
-def core_of(connection: Connection | Connector) -> _core.Connector:
-    """The core's connector behind either. Raises `TypeError` for anything else."""
+def core_of(connection: Connection) -> _core.Connector:
+    """The core's connector behind a connection. Raises `TypeError` for anything else."""
     try:
         return connection._connector_core
     except AttributeError:
         pass
-    raise TypeError(
-        f"connection: expected Connection or Connector, got {type(connection).__name__}"
-    )
+    raise TypeError(f"connection: expected Connection, got {type(connection).__name__}")
+
+
+def _core_of_either(connection: Connection | Connector) -> _core.Connector:
+    return core_of(cast("Connection", getattr(connection, "_shared_connection", connection)))
