@@ -35,6 +35,7 @@ __all__ = [
 _log = logging.getLogger("nixl_connect")
 _READY = _core.READY
 _ENDED = _core.ENDED
+_RELEASED = _core.RELEASED
 
 Self = TypeVar("Self", bound="AbstractOperation")
 
@@ -187,6 +188,37 @@ class AbstractOperation(ABC):
         self._raise_failure()
         if self._span is not None:
             self._end_span()
+
+    @property
+    def released(self) -> bool:
+        """Whether NIXL has let go of the memory, so that it may be used for something else."""
+        return self._core.reached(_RELEASED)
+
+    async def wait_for_release(self, timeout: float | None = None) -> None:
+        """Wait, without blocking the event loop, until NIXL has let go of the memory.
+
+        That is soon after the end of a complete operation. After a cancellation or a failure it
+        may be later: a transfer that is under way cannot be called back, and an offer lingers
+        that a peer may know of (`Connector`'s ``linger``). Only then may blocks of a pool be
+        given to somebody else. Raises nothing for how the operation ended.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait at most.
+
+        Raises
+        ------
+        TimeoutError
+            When `timeout` has passed.
+        """
+        if timeout is not None:
+            check_timeout(timeout)
+        core = self._core
+        if core.reached(_RELEASED):
+            return
+        if not await _asyncio.wait_for(partial(core.notify, _RELEASED), core.forget, timeout):
+            raise TimeoutError(f"{self!r} has not let go of its memory after {timeout} s")
 
     def cancel(self) -> None:
         """End the operation as cancelled, if it has not ended.

@@ -368,3 +368,36 @@ async def test_async_with_connectors() -> None:
 
 async def test_a_million_bytes_in_one_list(connector: nc.Connector, other: nc.Connector) -> None:
     await move("read", connector, other, [10] * 10_000)
+
+
+async def test_memory_is_released_with_a_complete_operation(
+    connector: nc.Connector, other: nc.Connector
+) -> None:
+    offer = await connector.create_readable(nc.Descriptor(b"abc"))
+    read = await other.begin_read(offer.metadata(), nc.Descriptor(bytearray(3)))
+    await asyncio.gather(offer.wait_for_release(), read.wait_for_release())
+    assert offer.released
+    assert read.released
+    assert read.status is nc.OperationStatus.COMPLETE
+    await read.wait_for_release(timeout=0)
+
+
+async def test_memory_of_a_withdrawn_offer_is_released_when_its_peer_is_done(
+    other: nc.Connector,
+) -> None:
+    with nc.Connector(linger=math.inf) as connector:
+        offer = await connector.create_writable(nc.Descriptor(bytearray(3)))
+        metadata = offer.metadata()
+        offer.cancel()
+        with pytest.raises(TimeoutError, match="not let go of its memory"):
+            await offer.wait_for_release(timeout=0.05)
+        assert not offer.released
+        write = await other.begin_write(nc.Descriptor(b"abc"), metadata)
+        await asyncio.gather(write.wait_for_completion(), offer.wait_for_release(timeout=30))
+        assert offer.released
+
+        untold = await connector.create_writable(nc.Descriptor(bytearray(3)))
+        untold.cancel()
+        await untold.wait_for_release(timeout=30)
+    with pytest.raises(ValueError, match="timeout: expected 0 seconds or more"):
+        await write.wait_for_release(timeout=-1)
