@@ -134,10 +134,11 @@ TEST_F(Coroutines, ReturnAfterACancellation) {
 }
 
 TEST_F(Coroutines, ThrowTheOperationsFailure) {
-  const auto late = offer_nobody_reads(milliseconds(1));
+  const auto late = offer_nobody_reads(milliseconds(50));
   const auto closed = offer_nobody_reads();
   const Task first = follow(late);
-  run(1);
+  // On a busy host it may have failed before.
+  if (!first.done()) run(1);
   const Task second = follow(closed);
   const Task third = follow(closed, Milestone::released);
   left->close();
