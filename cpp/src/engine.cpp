@@ -940,9 +940,9 @@ Engine::Look EngineLoop::next_look(bool worked) {
     const auto pause =
         std::min<Clock::duration>(idle / (large_ > 0 ? kLargePauseFraction : kPauseFraction),
                                   std::max<Clock::duration>(idle / kLongPauseFraction, kLongPause));
-    const auto shortest =
-        std::max<Clock::duration>(busy() ? rest_between_looks() : pause, kShortestPause);
-    look = now + std::min<Clock::duration>(std::max(pause, shortest), options.max_pause);
+    const auto rest = busy() ? rest_between_looks() : Clock::duration::zero();
+    look = now + std::min<Clock::duration>(std::max<Clock::duration>({pause, rest, kShortestPause}),
+                                           options.max_pause);
   }
   if (!deadlines_.empty()) look = std::min(look, deadlines_.begin()->first);
   if (!untold_.empty()) look = std::min(look, untold_due_);

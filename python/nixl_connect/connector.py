@@ -14,7 +14,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -518,7 +518,7 @@ class Connector:
         made = self._make(operation, local_descriptors, timeout)
         core = made._core
         if not core.reached(_core.READY):
-            await made._ready()
+            await _asyncio.wait_for(partial(core.notify, _core.READY), core.forget)
         if core.failure is not None:
             made._raise_failure()
         return made

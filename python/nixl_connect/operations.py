@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger("nixl_connect")
-_READY = _core.READY
 _ENDED = _core.ENDED
 _RELEASED = _core.RELEASED
 
@@ -274,10 +273,6 @@ class AbstractOperation(ABC):
         local = self._local_desc_list
         what = repr(local) if isinstance(local, Descriptor) else f"{len(local)} descriptors"
         return f"{type(self).__name__}({self._core.name!r}, {what}, status={self.status})"
-
-    async def _ready(self) -> None:
-        core = self._core
-        await _asyncio.wait_for(partial(core.notify, _READY), core.forget)
 
     def _wait_timed_out(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"{self!r} has not ended after {timeout} s; it goes on")
