@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -37,6 +39,27 @@ struct Region {
 
   friend auto operator<=>(const Region&, const Region&) = default;
 };
+
+/// NIXL's lists are of one memory type each.
+inline bool of_one_type(const std::vector<Region>& regions) {
+  return std::all_of(regions.begin(), regions.end(),
+                     [&](const Region& r) { return r.type == regions.front().type; });
+}
+
+/// Calls `visit` with the regions of each memory type in turn, in their order.
+template <typename Visit>
+void for_each_type(const std::vector<Region>& regions, Visit visit) {
+  if (of_one_type(regions)) {
+    if (!regions.empty()) visit(regions);
+    return;
+  }
+  for (const capi::MemoryType type : {capi::kDram, capi::kVram}) {
+    std::vector<Region> some;
+    std::copy_if(regions.begin(), regions.end(), std::back_inserter(some),
+                 [&](const Region& r) { return r.type == type; });
+    if (!some.empty()) visit(some);
+  }
+}
 
 /// What a failed NIXL call is to the engine: its name, its status, and words.
 class AgentError : public std::runtime_error {

@@ -14,10 +14,13 @@ constexpr std::string_view kMagic = "nixlSerDes|";
 constexpr std::string_view kAgentTag = "Agent";
 constexpr std::string_view kListKind = "nixlSDList";
 constexpr std::string_view kMemorySection = "MemSection";
+constexpr std::string_view kSectionCount = "nixlSecElms";
 constexpr std::size_t kMaxNameSize = 4096;
 constexpr std::size_t kElementHeader = 3 * sizeof(std::uint64_t);
 /// The shortest field: no tag, no bytes.
 constexpr std::size_t kFieldOverhead = sizeof(std::uint64_t) + 1;
+constexpr std::size_t kSectionCountSize =
+    kSectionCount.size() + kFieldOverhead + sizeof(std::uint64_t);
 
 class Reader {
  public:
@@ -88,6 +91,8 @@ class Reader {
 
 class Writer {
  public:
+  explicit Writer(std::string_view begin) : bytes_(begin) {}
+
   void field(std::string_view tag, std::string_view value) {
     const std::uint64_t size = value.size();
     bytes_.append(tag).append(reinterpret_cast<const char*>(&size), sizeof size);
@@ -100,7 +105,7 @@ class Writer {
   std::string bytes() && { return std::move(bytes_); }
 
  private:
-  std::string bytes_{kMagic};
+  std::string bytes_;
 };
 
 /// What can be shown to people, and to Python.
@@ -178,7 +183,7 @@ Blob::Blob(std::string bytes) : bytes_(std::move(bytes)) {
 
   if (reader.field("") != kMemorySection) reader.reject("no 'MemSection'");
   memory_offset_ = reader.offset();
-  const std::size_t sections = reader.count("nixlSecElms", 4 * kFieldOverhead);
+  const std::size_t sections = reader.count(kSectionCount, 4 * kFieldOverhead);
   sections_.reserve(sections);
   for (std::size_t i = 0; i < sections; ++i) sections_.push_back(read_section(reader));
   reader.end();
@@ -188,16 +193,20 @@ std::shared_ptr<const Blob> Blob::parse(std::string bytes) {
   return std::shared_ptr<const Blob>(new Blob(std::move(bytes)));
 }
 
-std::string Blob::join(const Blob& connections, const std::string& regions) {
-  const Blob second(regions);
-  if (connections.agent_ != second.agent_) {
-    throw Error(ErrorCode::rejected_metadata, "nixl_metadata: parts of two agents");
+std::string Blob::join(const Blob& connections, const std::vector<std::string>& regions) {
+  std::uint64_t sections = 0;
+  std::string tail;
+  for (const std::string& some : regions) {
+    const Blob part(some);
+    if (connections.agent_ != part.agent_) {
+      throw Error(ErrorCode::rejected_metadata, "nixl_metadata: parts of two agents");
+    }
+    sections += part.sections_.size();
+    tail.append(some, part.memory_offset_ + kSectionCountSize);
   }
-  std::string joined;
-  joined.reserve(connections.memory_offset_ + regions.size() - second.memory_offset_);
-  joined.append(connections.head());
-  joined.append(regions, second.memory_offset_);
-  return joined;
+  Writer writer(connections.head());
+  writer.integer(kSectionCount, sections);
+  return std::move(writer).bytes().append(tail);
 }
 
 std::string Blob::make(std::string_view agent, std::string_view backend, std::string_view address,
@@ -205,13 +214,13 @@ std::string Blob::make(std::string_view agent, std::string_view backend, std::st
   std::map<capi::MemoryType, std::vector<const Element*>> by_type;
   for (const Element& element : elements) by_type[element.region.type].push_back(&element);
 
-  Writer writer;
+  Writer writer(kMagic);
   writer.field(kAgentTag, agent);
   writer.integer("Conns", std::uint64_t{1});
   writer.field("t", backend);
   writer.field("c", address);
   writer.field("", kMemorySection);
-  writer.integer("nixlSecElms", std::uint64_t{by_type.size()});
+  writer.integer(kSectionCount, std::uint64_t{by_type.size()});
   for (const auto& [type, members] : by_type) {
     writer.field("bknd", backend);
     writer.field("nixlDList", kListKind);

@@ -37,10 +37,10 @@ class Blob {
   /// Throws `Error(rejected_metadata)` that says what is wrong and at which byte.
   static std::shared_ptr<const Blob> parse(std::string bytes);
 
-  /// One blob of the connection information in `connections` and the regions in `regions`,
-  /// which are what `Agent::partial_metadata` gives for no regions and for some. Throws
-  /// `Error(rejected_metadata)` when `regions` has not the expected form.
-  static std::string join(const Blob& connections, const std::string& regions);
+  /// One blob of the connection information in `connections` and the regions in each of
+  /// `regions`, which are what `Agent::partial_metadata` gives for no regions and for some. Throws
+  /// `Error(rejected_metadata)` when one of `regions` has not the expected form.
+  static std::string join(const Blob& connections, const std::vector<std::string>& regions);
 
   /// A blob of one connection and these elements. To NIXL a remote agent's name is a label,
   /// and an element's region says which addresses may be used with its remote key.

@@ -16,6 +16,7 @@
 #include "metadata_encoder.h"
 #include "nixl_connect/connection.h"
 #include "nixl_connect/descriptor.h"
+#include "nixl_connect/fence.h"
 #include "peer_table.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -34,7 +35,7 @@ struct ConnectionState {
   using Deadlines = std::multimap<Clock::time_point, std::shared_ptr<ConnectionState>>;
 
   /// Where the engine has taken it.
-  enum class Phase : std::uint8_t { fresh, offered, lingering, split, flying, released };
+  enum class Phase : std::uint8_t { fresh, fenced, offered, lingering, split, flying, released };
 
   // Set before the engine sees it, then read by anybody.
   std::shared_ptr<Engine> engine;
@@ -52,6 +53,8 @@ struct ConnectionState {
   std::vector<Descriptor> local;
   std::vector<Region> local_regions;
   RemoteOffer remote;
+  /// What must have happened before any of that is used.
+  std::vector<Fence> after;
   /// Whether it is registered and begun within microseconds, and no time is spent on moving it.
   bool small = false;
   /// Most of a large transfer, to be moved by other engines. When all have been, the operation

@@ -1,8 +1,11 @@
 #include "nixl_connect/connector.h"
 
+#include <algorithm>
 #include <atomic>
 #include <future>
+#include <map>
 
+#include "cuda_memory.h"
 #include "engine.h"
 #include "notification_key.h"
 
@@ -42,16 +45,16 @@ void check_local(const std::vector<Descriptor>& local) {
     if (d.device.kind == DeviceKind::unspecified) {
       throw Error(ErrorCode::invalid_argument, where() + ": expected a device, got none");
     }
-    if ((d.device.kind == DeviceKind::host) != (local[0].device.kind == DeviceKind::host)) {
-      throw Error(ErrorCode::invalid_argument,
-                  where() + ": expected the same kind of memory as local_descriptors[0] (" +
-                      local[0].device.to_string() + "), got " + d.device.to_string());
-    }
   }
+  check_named_cuda_memory(local, "local_descriptors");
 }
 
 const char* kind_name(OperationKind kind) {
   return kind == OperationKind::read ? "READ" : kind == OperationKind::write ? "WRITE" : "none";
+}
+
+bool all_on_host(const std::vector<Region>& regions) {
+  return of_one_type(regions) && regions.front().type == capi::kDram;
 }
 
 std::size_t bytes_in(const std::vector<Region>& regions) {
@@ -69,12 +72,6 @@ std::vector<Region> remote_regions(const RdmaMetadata& remote) {
     const auto where = [&] { return at("remote_metadata.descriptors", i); };
     if (d.address == 0 || d.size == 0 || d.address + d.size < d.address) {
       throw Error(ErrorCode::rejected_metadata, where() + ": impossible region");
-    }
-    if ((d.device.kind == DeviceKind::host) !=
-        (remote.descriptors[0].device.kind == DeviceKind::host)) {
-      throw Error(ErrorCode::rejected_metadata,
-                  where() + ": expected the same kind of memory as in the first (" +
-                      remote.descriptors[0].device.to_string() + "), got " + d.device.to_string());
     }
     regions.push_back(Region::of(d.device, d.address, d.size));
   }
@@ -110,12 +107,55 @@ struct Connector::Impl {
   std::atomic<std::size_t> next_copier{0};
 
   bool for_copiers(const ConnectionState& state) const {
-    return !copiers.empty() && state.local.front().device.kind == DeviceKind::host &&
-           state.bytes >= kLarge;
+    return !copiers.empty() && state.bytes >= kLarge && all_on_host(state.local_regions) &&
+           (state.passive || all_on_host(state.remote.regions));
+  }
+
+  static void add_part(ConnectionState& whole, std::shared_ptr<Engine> its_engine,
+                       std::vector<Region> local_regions, RemoteOffer remote) {
+    auto part = std::make_shared<ConnectionState>();
+    part->engine = std::move(its_engine);
+    part->number = whole.number;
+    part->kind = whole.kind;
+    part->remote_name = whole.remote_name;
+    part->began = whole.began;
+    part->local = whole.local;
+    part->local_regions = std::move(local_regions);
+    part->remote = std::move(remote);
+    whole.parts.push_back(std::move(part));
+  }
+
+  /// One of NIXL's transfers is from one type of memory to one other. Of a list with several such
+  /// pairings each becomes a part, but for the one with the fewest bytes, which the whole is left.
+  static void split_by_type(ConnectionState& whole) {
+    if (of_one_type(whole.local_regions) && of_one_type(whole.remote.regions)) return;
+    struct Pairing {
+      std::vector<std::size_t> indices;
+      std::vector<Region> local;
+      std::size_t bytes = 0;
+    };
+    std::map<std::pair<capi::MemoryType, capi::MemoryType>, Pairing> by_types;
+    for (std::size_t i = 0; i < whole.local_regions.size(); ++i) {
+      const Region& local = whole.local_regions[i];
+      Pairing& pairing = by_types[{local.type, whole.remote.regions[i].type}];
+      pairing.indices.push_back(i);
+      pairing.local.push_back(local);
+      pairing.bytes += local.size;
+    }
+    const auto least = std::min_element(
+        by_types.begin(), by_types.end(),
+        [](const auto& a, const auto& b) { return a.second.bytes < b.second.bytes; });
+    for (auto& entry : by_types) {
+      Pairing& pairing = entry.second;
+      if (&entry == &*least) continue;
+      add_part(whole, whole.engine, std::move(pairing.local), whole.remote.pick(pairing.indices));
+    }
+    whole.remote = whole.remote.pick(least->second.indices);
+    whole.local_regions = std::move(least->second.local);
   }
 
   /// Leaves the whole its last bytes, and shares the others out.
-  void split(const std::shared_ptr<ConnectionState>& whole) {
+  void share_out(const std::shared_ptr<ConnectionState>& whole) {
     const std::size_t bytes = whole->bytes;
     const std::size_t shared = bytes - kTail;
     const std::size_t count = std::min(copiers.size(), bytes / kLarge);
@@ -124,23 +164,17 @@ struct Connector::Impl {
       return part == count ? shared : shared / count * part / kTail * kTail;
     };
     for (std::size_t i = 0; i < count; ++i) {
-      auto part = std::make_shared<ConnectionState>();
-      part->engine = copiers[(first + i) % copiers.size()];
-      part->number = whole->number;
-      part->kind = whole->kind;
-      part->remote_name = whole->remote_name;
-      part->began = whole->began;
-      part->local = whole->local;
-      part->local_regions = cut_regions(whole->local_regions, boundary(i), boundary(i + 1));
-      part->remote = whole->remote.cut(boundary(i), boundary(i + 1));
-      whole->parts.push_back(std::move(part));
+      add_part(*whole, copiers[(first + i) % copiers.size()],
+               cut_regions(whole->local_regions, boundary(i), boundary(i + 1)),
+               whole->remote.cut(boundary(i), boundary(i + 1)));
     }
     whole->local_regions = cut_regions(whole->local_regions, shared, bytes);
     whole->remote = whole->remote.cut(shared, bytes);
   }
 
   std::shared_ptr<ConnectionState> make_state(OperationKind kind, std::vector<Descriptor> local,
-                                              std::optional<std::chrono::nanoseconds> timeout) {
+                                              std::optional<std::chrono::nanoseconds> timeout,
+                                              std::vector<Fence> after) {
     check_local(local);
     auto state = std::make_shared<ConnectionState>();
     state->engine = engine;
@@ -153,15 +187,17 @@ struct Connector::Impl {
       state->local_regions.push_back(Region::of(d.device, d.address, d.size));
     }
     state->bytes = bytes_in(state->local_regions);
-    state->small = local.size() <= kFewRegions && local.front().device.kind == DeviceKind::host &&
+    state->small = local.size() <= kFewRegions && all_on_host(state->local_regions) &&
                    state->bytes <= engine->options().inline_limit;
+    std::erase_if(after, [](const Fence& fence) { return fence == nullptr; });
+    state->after = std::move(after);
     state->local = std::move(local);
     return state;
   }
 
   Connection offer(OperationKind kind, std::vector<Descriptor> local,
-                   std::optional<std::chrono::nanoseconds> timeout) {
-    auto state = make_state(kind, std::move(local), timeout);
+                   std::optional<std::chrono::nanoseconds> timeout, std::vector<Fence> after) {
+    auto state = make_state(kind, std::move(local), timeout, std::move(after));
     state->passive = true;
     state->key = make_notification_key(engine->patience());
     for (const Descriptor& d : state->local) {
@@ -173,7 +209,7 @@ struct Connector::Impl {
   }
 
   Connection begin(OperationKind kind, const RdmaMetadata& remote, std::vector<Descriptor> local,
-                   std::optional<std::chrono::nanoseconds> timeout) {
+                   std::optional<std::chrono::nanoseconds> timeout, std::vector<Fence> after) {
     if (remote.operation_kind != kind) {
       throw Error(ErrorCode::rejected_metadata,
                   std::string("remote_metadata.operation_kind: expected ") + kind_name(kind) +
@@ -187,13 +223,18 @@ struct Connector::Impl {
                   "local_descriptors: expected " + std::to_string(remote.descriptors.size()) +
                       " descriptors, as many as the remote's, got " + std::to_string(local.size()));
     }
-    auto state = make_state(kind, std::move(local), timeout);
+    auto state = make_state(kind, std::move(local), timeout, std::move(after));
     state->remote = RemoteOffer::resolve(Blob::parse(decode_nixl_metadata(remote.nixl_metadata)),
                                          engine->options().backend, remote_regions(remote));
     check_sizes(state->remote.regions, state->local);
     state->remote_name = state->remote.blob->agent();
     state->key = remote.notification_key;
-    if (for_copiers(*state)) split(state);
+    state->small = state->small && all_on_host(state->remote.regions);
+    if (for_copiers(*state)) {
+      share_out(state);
+    } else {
+      split_by_type(*state);
+    }
     engine->attend(state);
     return Connection(std::move(state));
   }
@@ -258,23 +299,27 @@ bool Connector::check_started() const { return impl_->engine->check_started(); }
 void Connector::wait_started() { impl_->engine->wait_started(); }
 
 Connection Connector::create_readable(std::vector<Descriptor> local,
-                                      std::optional<std::chrono::nanoseconds> timeout) {
-  return impl_->offer(OperationKind::read, std::move(local), timeout);
+                                      std::optional<std::chrono::nanoseconds> timeout,
+                                      std::vector<Fence> after) {
+  return impl_->offer(OperationKind::read, std::move(local), timeout, std::move(after));
 }
 
 Connection Connector::create_writable(std::vector<Descriptor> local,
-                                      std::optional<std::chrono::nanoseconds> timeout) {
-  return impl_->offer(OperationKind::write, std::move(local), timeout);
+                                      std::optional<std::chrono::nanoseconds> timeout,
+                                      std::vector<Fence> after) {
+  return impl_->offer(OperationKind::write, std::move(local), timeout, std::move(after));
 }
 
 Connection Connector::begin_read(const RdmaMetadata& remote, std::vector<Descriptor> local,
-                                 std::optional<std::chrono::nanoseconds> timeout) {
-  return impl_->begin(OperationKind::read, remote, std::move(local), timeout);
+                                 std::optional<std::chrono::nanoseconds> timeout,
+                                 std::vector<Fence> after) {
+  return impl_->begin(OperationKind::read, remote, std::move(local), timeout, std::move(after));
 }
 
 Connection Connector::begin_write(std::vector<Descriptor> local, const RdmaMetadata& remote,
-                                  std::optional<std::chrono::nanoseconds> timeout) {
-  return impl_->begin(OperationKind::write, remote, std::move(local), timeout);
+                                  std::optional<std::chrono::nanoseconds> timeout,
+                                  std::vector<Fence> after) {
+  return impl_->begin(OperationKind::write, remote, std::move(local), timeout, std::move(after));
 }
 
 bool Connector::progress() { return impl_->engine->progress(); }

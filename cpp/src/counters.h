@@ -53,6 +53,7 @@ struct EngineCounters {
   OperationCounters writable;
   OperationCounters read;
   OperationCounters write;
+  Counter fenced;
   Counter waiting;
   Counter in_flight;
   Counter registered_regions;
@@ -73,6 +74,7 @@ struct EngineCounters {
     writable.add_to(stats.writable);
     read.add_to(stats.read);
     write.add_to(stats.write);
+    stats.fenced += fenced.value();
     stats.waiting += waiting.value();
     stats.in_flight += in_flight.value();
     stats.registered_regions += registered_regions.value();

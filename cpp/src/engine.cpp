@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdio>
 
+#include "cuda_memory.h"
 #include "hex.h"
 #include "nixl_connect/error.h"
 #include "notification_key.h"
@@ -631,7 +632,8 @@ void EngineLoop::see_through(Clock::time_point until) {
 
 bool EngineLoop::look_around(Clock::time_point until) {
   const auto began = Clock::now();
-  bool worked = poll_transfers(until);
+  bool worked = poll_fences();
+  worked |= poll_transfers(until);
   tell_if_due();
   worked |= poll_notifications(until);
   last_look_ = Clock::now();
@@ -656,7 +658,11 @@ void EngineLoop::take_further(const Operation& operation) {
         const auto when = operation->began + *operation->time_limit;
         operation->deadline = deadlines_.emplace_hint(deadlines_.end(), when, operation);
       }
-      if (!operation->parts.empty()) {
+      if (!fences_passed(operation)) {
+        operation->phase = Phase::fenced;
+        fenced_.push_back(operation);
+        if (!operation->small) ++large_;
+      } else if (!operation->parts.empty()) {
         send_parts(operation);
       } else if (!operation->passive) {
         begin(operation);
@@ -665,6 +671,13 @@ void EngineLoop::take_further(const Operation& operation) {
       } else {
         offer(operation);
       }
+      break;
+    case Phase::fenced:
+      if (!fences_passed(operation)) break;
+      std::erase(fenced_, operation);
+      if (!operation->small) --large_;
+      operation->phase = Phase::fresh;
+      take_further(operation);
       break;
     case Phase::offered:
       if (operation->ended()) withdraw(operation);
@@ -679,14 +692,40 @@ void EngineLoop::take_further(const Operation& operation) {
   }
 }
 
+bool EngineLoop::fences_passed(const Operation& operation) {
+  auto& fences = operation->after;
+  try {
+    while (!operation->ended() && !fences.empty() && fences.back()()) fences.pop_back();
+  } catch (const std::exception& error) {
+    fail(operation, {ErrorCode::backend, operation->describe() + ": " + error.what()});
+  }
+  if (operation->ended()) fences.clear();
+  return fences.empty();
+}
+
+bool EngineLoop::poll_fences() {
+  bool worked = false;
+  for (std::size_t i = 0; i < fenced_.size();) {
+    const Operation operation = fenced_[i];
+    // When it is taken further it leaves the list.
+    attend(operation);
+    if (operation->phase == ConnectionState::Phase::fenced) {
+      ++i;
+    } else {
+      worked = true;
+    }
+  }
+  return worked;
+}
+
 void EngineLoop::offer(const Operation& operation) {
   try {
     operation->lease = registry_.acquire(operation->local_regions);
     operation->make_ready(blob_of(registry_.covering(operation->local_regions)), encoder_);
   } catch (const AgentError& error) {
     fail(operation,
-         {ErrorCode::backend,
-          operation->describe() + ": the memory could not be registered: " + error.what()});
+         {ErrorCode::backend, operation->describe() + ": the memory could not be registered: " +
+                                  error.what() + cuda_memory_advice(operation->local_regions)});
     land(operation);
     return;
   }
@@ -765,7 +804,10 @@ void EngineLoop::withdraw(const Operation& operation) {
 
 std::string EngineLoop::blob_of(const std::vector<Region>& regions) {
   if (connections_ == nullptr) return agent_.full_metadata();
-  const std::string partial = agent_.partial_metadata(regions);
+  std::vector<std::string> partial;
+  for_each_type(regions, [&](const std::vector<Region>& of_one_type) {
+    partial.push_back(agent_.partial_metadata(of_one_type));
+  });
   try {
     return Blob::join(*connections_, partial);
   } catch (const Error&) {
@@ -793,13 +835,15 @@ void EngineLoop::begin(const Operation& operation) {
         operation->kind, operation->local_regions, operation->remote.regions,
         operation->peer->alias, operation->told_by_engine ? std::string() : operation->key));
   } catch (const AgentError& error) {
-    fail(operation, {code, operation->describe() + ": " + what + error.what()});
+    fail(operation, {code, operation->describe() + ": " + what + error.what() +
+                               cuda_memory_advice(operation->local_regions)});
     abort(operation);
     return;
   }
   operation->phase = ConnectionState::Phase::flying;
   if (!operation->small) ++large_;
   try {
+    const CudaContext context = CudaContext::of(operation->local_regions);
     if (operation->transfer->post()) {
       complete(operation);
       return;
@@ -1029,7 +1073,8 @@ Failure EngineLoop::transfer_failure(const ConnectionState& operation,
   const bool reached = operation.peer->reached;
   return {reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
           operation.describe() + ": the peer " +
-              (reached ? "has disconnected: " : "could not be reached: ") + error.what()};
+              (reached ? "has disconnected: " : "could not be reached: ") + error.what() +
+              cuda_memory_advice(operation.local_regions)};
 }
 
 void EngineLoop::tell_failure(const ConnectionState& operation) {
@@ -1059,7 +1104,9 @@ void EngineLoop::land(const Operation& operation) {
   using Phase = ConnectionState::Phase;
   const bool offered = operation->phase == Phase::offered || operation->phase == Phase::lingering;
   if (offered) router_.remove(*operation);
-  if (!operation->small && (offered || operation->phase == Phase::flying)) --large_;
+  const bool fenced = operation->phase == Phase::fenced;
+  if (fenced) std::erase(fenced_, operation);
+  if (!operation->small && (offered || fenced || operation->phase == Phase::flying)) --large_;
   operation->transfer.reset();
   forget_deadline(*operation);
   if (operation->whole == nullptr) {
@@ -1076,6 +1123,10 @@ void EngineLoop::land(const Operation& operation) {
   leases_.insert(leases_.end(), operation->lease.begin(), operation->lease.end());
   operation->detach();
   landed_.push_back(operation);
+  if (operation->whole != nullptr && operation->whole->engine.get() == &engine_) {
+    const Operation whole = std::exchange(operation->whole, nullptr);
+    part_ended(whole, *operation);
+  }
 }
 
 std::vector<std::shared_ptr<ConnectionState>> EngineLoop::take_landed() noexcept {
@@ -1093,6 +1144,7 @@ void EngineLoop::forget_deadline(ConnectionState& operation) {
 std::vector<std::shared_ptr<ConnectionState>> EngineLoop::open_operations() const {
   std::vector<Operation> open;
   router_.for_each([&](const Operation& operation) { open.push_back(operation); });
+  open.insert(open.end(), fenced_.begin(), fenced_.end());
   open.insert(open.end(), split_.begin(), split_.end());
   open.insert(open.end(), flights_.begin(), flights_.end());
   for (const Engine::Command& command : commands_) {
@@ -1109,6 +1161,7 @@ void EngineLoop::stop_operations() {
 }
 
 void EngineLoop::count() noexcept {
+  counters_.fenced.set(fenced_.size());
   counters_.waiting.set(router_.size());
   counters_.in_flight.set(flights_.size());
   counters_.registered_regions.set(registry_.size());

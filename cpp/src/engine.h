@@ -220,7 +220,7 @@ class EngineLoop {
 
   /// Whether a peer or NIXL has something to do for us.
   bool pending() const noexcept {
-    return !router_.empty() || !flights_.empty() || !untold_.empty() ||
+    return !router_.empty() || !flights_.empty() || !fenced_.empty() || !untold_.empty() ||
            Clock::now() < attentive_until_;
   }
 
@@ -237,6 +237,10 @@ class EngineLoop {
 
   void attend(const Operation& operation);
   void take_further(const Operation& operation);
+  /// Whether all that the operation was to wait for has happened, or it has ended.
+  bool fences_passed(const Operation& operation);
+  /// Takes further what waits no more; returns whether there was any.
+  bool poll_fences();
   /// A passive operation has ended without a word from its peer. Its memory stays registered
   /// for a while if a peer may have been told of it.
   void withdraw(const Operation& operation);
@@ -302,6 +306,8 @@ class EngineLoop {
   std::vector<Operation> landed_;
   /// What they held of the registry.
   MemoryRegistry::Lease leases_;
+  /// Operations that wait for their fences, in the order of their coming.
+  std::vector<Operation> fenced_;
   /// Operations whose parts are under way.
   std::set<Operation> split_;
   /// The posted transfers, in the order of their posting.
@@ -338,7 +344,7 @@ class EngineLoop {
   Clock::time_point last_driven_;
   Clock::time_point not_quick_until_;
   Clock::duration not_quick_pause_;
-  /// Operations that are offered or flying and not small.
+  /// Operations that are fenced, offered or flying and not small.
   std::size_t large_ = 0;
   bool stopping_ = false;
 };

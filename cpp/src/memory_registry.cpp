@@ -14,6 +14,17 @@ void sort_unique(std::vector<Region>& regions) {
 }  // namespace
 
 MemoryRegistry::Lease MemoryRegistry::acquire(const std::vector<Region>& wanted) {
+  Lease lease;
+  try {
+    for_each_type(wanted, [&](const std::vector<Region>& some) { acquire(some, lease); });
+  } catch (const AgentError&) {
+    release(lease);
+    throw;
+  }
+  return lease;
+}
+
+void MemoryRegistry::acquire(const std::vector<Region>& wanted, Lease& lease) {
   if (!users_.nixl_finds(wanted)) {
     std::vector<Region> missing;
     for (const Region& region : wanted) {
@@ -23,14 +34,14 @@ MemoryRegistry::Lease MemoryRegistry::acquire(const std::vector<Region>& wanted)
     agent_.register_memory(missing);
     for (const Region& region : missing) users_.insert(region, 0);
   }
-  Lease lease;
+  const auto first = static_cast<std::ptrdiff_t>(lease.size());
   for (const Region& region : wanted) {
     users_.for_each_overlapping(region, [&](const auto& entry) {
       if (entry.first.covers(region)) lease.push_back(entry.first);
     });
   }
-  for (const Region& region : lease) ++users_.find(region)->second;
-  return lease;
+  std::for_each(lease.begin() + first, lease.end(),
+                [&](const Region& region) { ++users_.find(region)->second; });
 }
 
 bool MemoryRegistry::covers(const std::vector<Region>& regions) const {

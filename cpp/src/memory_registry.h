@@ -23,7 +23,7 @@ class MemoryRegistry {
 
   explicit MemoryRegistry(Agent& agent) : agent_(agent) {}
 
-  /// Throws `AgentError`, and holds nothing then. All regions are of one memory type.
+  /// Throws `AgentError`, and holds nothing then.
   Lease acquire(const std::vector<Region>& wanted);
   /// Of one lease, or of several joined: NIXL is asked once for all.
   void release(const Lease& lease) noexcept;
@@ -38,6 +38,9 @@ class MemoryRegistry {
   std::size_t size() const noexcept { return users_.size(); }
 
  private:
+  /// All regions are of one memory type.
+  void acquire(const std::vector<Region>& wanted, Lease& lease);
+
   Agent& agent_;
   RegionIndex<std::size_t> users_;
 };

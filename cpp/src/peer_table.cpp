@@ -21,6 +21,7 @@ bool has_one_key_at_each_place(const RemoteOffer& offer) {
   std::map<std::pair<capi::MemoryType, std::uint64_t>, std::string_view> keys;
   for (std::size_t i = 0; i < offer.regions.size(); ++i) {
     const Region& region = offer.regions[i];
+    if (region.type != capi::kDram) continue;
     const auto [it, first] = keys.try_emplace({region.type, region.device}, offer.remote_keys[i]);
     if (!first && it->second != offer.remote_keys[i]) return false;
   }
@@ -33,6 +34,16 @@ bool still_offered(const Blob& blob, const Region& region, std::string_view key)
     for (const Blob::Element& element : section.elements) {
       if (element.remote_key == key && element.region.covers(region)) return true;
     }
+  }
+  return false;
+}
+
+/// Whether one of the keys is another than the one that is loaded for its whole place.
+bool clashes_with_single_key(const Peer& peer, const RemoteOffer& offer) {
+  for (std::size_t i = 0; i < offer.regions.size(); ++i) {
+    const Region& region = offer.regions[i];
+    const auto it = peer.single_keys.find({region.type, region.device});
+    if (it != peer.single_keys.end() && it->second != offer.remote_keys[i]) return true;
   }
   return false;
 }
@@ -87,6 +98,17 @@ RemoteOffer RemoteOffer::cut(std::size_t begin, std::size_t end) const {
   return part;
 }
 
+RemoteOffer RemoteOffer::pick(const std::vector<std::size_t>& indices) const {
+  RemoteOffer part;
+  part.blob = blob;
+  part.address = address;
+  for (const std::size_t i : indices) {
+    part.regions.push_back(regions[i]);
+    part.remote_keys.push_back(remote_keys[i]);
+  }
+  return part;
+}
+
 std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   const std::string name(offer.blob->agent());
   if (name == agent_.name()) {
@@ -98,10 +120,11 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   std::vector<Blob::Element> missing;
   if (const auto it = current_.find(name); it != current_.end()) {
     std::shared_ptr<Peer> peer = it->second;
+    const bool has_more_keys = keys_differ && !peer->keys_differ;
     keys_differ = keys_differ || peer->keys_differ;
     if (!peer->broken && peer->address == offer.address) {
-      if (!fits(*peer, offer, missing)) {
-        keys_differ = true;
+      if (has_more_keys || !fits(*peer, offer, missing)) {
+        keys_differ = keys_differ || clashes_with_single_key(*peer, offer);
       } else {
         try {
           peer->used = ++uses_;
@@ -189,7 +212,7 @@ bool PeerTable::fits(const Peer& peer, const RemoteOffer& offer,
   for (std::size_t i = 0; i < offer.regions.size(); ++i) {
     const Region& region = offer.regions[i];
     const std::string_view key = offer.remote_keys[i];
-    if (!peer.keys_differ) {
+    if (peer.has_single_key(region)) {
       const auto it = peer.single_keys.find({region.type, region.device});
       if (it == peer.single_keys.end()) {
         missing.push_back({everywhere(region), key});
@@ -226,10 +249,10 @@ void PeerTable::load(Peer& peer, const std::vector<Blob::Element>& elements) {
   agent_.load_remote(Blob::make(peer.alias, backend_, peer.address, elements));
   for (const Blob::Element& element : elements) {
     const std::string key(element.remote_key);
-    if (peer.keys_differ) {
-      peer.remote_keys.insert(element.region, key);
-    } else {
+    if (peer.has_single_key(element.region)) {
       peer.single_keys.insert_or_assign({element.region.type, element.region.device}, key);
+    } else {
+      peer.remote_keys.insert(element.region, key);
     }
   }
 }

@@ -59,6 +59,8 @@ struct RemoteOffer {
 
   /// As `cut_regions`, with each region's key.
   RemoteOffer cut(std::size_t begin, std::size_t end) const;
+  /// Of these regions alone.
+  RemoteOffer pick(const std::vector<std::size_t>& indices) const;
 };
 
 /// One loading of a remote agent. NIXL forgets it when the last holder does: the table while
@@ -81,8 +83,13 @@ class Peer {
   const bool is_self;
   /// Where the backend reaches it.
   std::string address;
-  /// Whether its remote keys differ by region, as they do on RDMA and between GPUs.
+  /// Whether the remote keys of its host memory differ by region, as they do on RDMA. Those of a
+  /// GPU's memory always may.
   bool keys_differ = false;
+  /// Whether the region's key is loaded for all addresses at its place.
+  bool has_single_key(const Region& region) const noexcept {
+    return !keys_differ && region.type == capi::kDram;
+  }
   /// While they do not: the one key of each memory type and device, loaded for all addresses.
   std::map<std::pair<capi::MemoryType, std::uint64_t>, std::string> single_keys;
   /// When they do: the key of each region that is loaded.

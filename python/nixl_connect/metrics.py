@@ -20,6 +20,7 @@ from .stats import ConnectorStats, OperationStats
 __all__ = ["ConnectorCollector"]
 
 _GAUGES = {
+    "fenced": "Operations that wait for work on a GPU",
     "waiting": "Passive operations that wait for a peer, or linger",
     "in_flight": "Transfers that NIXL has not ended",
     "registered_regions": "Regions that are registered with NIXL",

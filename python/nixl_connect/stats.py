@@ -35,6 +35,8 @@ class ConnectorStats:
 
     operations: dict[str, OperationStats]
     """By kind: ``"readable"``, ``"writable"``, ``"read"`` and ``"write"``."""
+    fenced: int
+    """Operations that wait for work on a GPU."""
     waiting: int
     """Passive operations that wait for a peer, or linger."""
     in_flight: int

@@ -215,6 +215,7 @@ void init_connector(nb::module_& m) {
             operations["write"] = to_dict(stats.write);
             nb::dict result;
             result["operations"] = operations;
+            result["fenced"] = stats.fenced;
             result["waiting"] = stats.waiting;
             result["in_flight"] = stats.in_flight;
             result["registered_regions"] = stats.registered_regions;

@@ -113,10 +113,10 @@ TEST(Blob, JoinsConnectionsAndRegions) {
                             field("Conns", raw(std::uint64_t{1})) + field("t", "UCX") +
                             field("c", "address") + field("", "MemSection") +
                             field("nixlSecElms", raw(std::uint64_t{0}));
-  EXPECT_EQ(Blob::join(*Blob::parse(connections), with_regions.bytes()), Parts{}.bytes());
+  EXPECT_EQ(Blob::join(*Blob::parse(connections), {with_regions.bytes()}), Parts{}.bytes());
   with_regions.agent = "another";
-  EXPECT_THROW(Blob::join(*Blob::parse(connections), with_regions.bytes()), Error);
-  EXPECT_THROW(Blob::join(*Blob::parse(connections), ""), Error);
+  EXPECT_THROW(Blob::join(*Blob::parse(connections), {with_regions.bytes()}), Error);
+  EXPECT_THROW(Blob::join(*Blob::parse(connections), {""}), Error);
 }
 
 }  // namespace

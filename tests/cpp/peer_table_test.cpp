@@ -16,7 +16,7 @@ class PeerTableTest : public ::testing::Test {
     const std::vector<Region> regions{Region::of(d.device, d.address, d.size)};
     by.register_memory(regions);
     auto blob = Blob::parse(
-        Blob::join(*Blob::parse(by.partial_metadata({})), by.partial_metadata(regions)));
+        Blob::join(*Blob::parse(by.partial_metadata({})), {by.partial_metadata(regions)}));
     return RemoteOffer::resolve(std::move(blob), "UCX", regions);
   }
   RemoteOffer offer(const testing::Buffer& buffer) { return offer(buffer, owner); }

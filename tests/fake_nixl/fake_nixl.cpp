@@ -114,6 +114,7 @@ struct World {
   bool reverse = false;
   bool repeat = false;
   bool rotate = false;
+  std::function<void(const std::string&)> watcher;
   std::uint64_t next_key = 0;
   std::uint64_t next_address = 0;
   std::uint64_t register_calls = 0;
@@ -139,6 +140,7 @@ class Call {
     }
     if (microseconds > 0) std::this_thread::sleep_for(std::chrono::microseconds(microseconds));
     lock_ = std::unique_lock(world().mutex);
+    if (world().watcher) world().watcher(function);
     if (agent != nullptr && agent->maker != std::this_thread::get_id()) {
       ++world().wrong_thread_calls;
     }
@@ -636,6 +638,7 @@ void reset() {
   w.polls = 1;
   w.hold = w.late_writes = w.reverse = w.repeat = w.rotate = false;
   w.drop = 0;
+  w.watcher = nullptr;
   w.register_calls = w.notifications_sent = w.wrong_thread_calls = 0;
 }
 
@@ -662,6 +665,11 @@ void hold_transfers(bool hold) {
 void write_late(bool late) {
   const std::lock_guard lock(world().mutex);
   world().late_writes = late;
+}
+
+void watch(std::function<void(const std::string&)> watcher) {
+  const std::lock_guard lock(world().mutex);
+  world().watcher = std::move(watcher);
 }
 
 void drop_notifications(int count) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 /// A stand-in for `libnixl_capi.so` that moves bytes within the process and fails when told to.
@@ -32,6 +33,9 @@ void hold_transfers(bool hold);
 /// A transfer that is released while it runs still writes its bytes at a later call, as
 /// hardware may; otherwise it is stopped.
 void write_late(bool late);
+
+/// Called by each call of an agent, with its name, on its thread; null for nothing.
+void watch(std::function<void(const std::string& function)> watcher);
 
 /// The next notifications are lost.
 void drop_notifications(int count);

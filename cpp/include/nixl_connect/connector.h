@@ -12,6 +12,7 @@
 #include "nixl_connect/api.h"
 #include "nixl_connect/connection.h"
 #include "nixl_connect/descriptor.h"
+#include "nixl_connect/fence.h"
 #include "nixl_connect/metadata.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -90,6 +91,8 @@ struct ConnectorStats {
   OperationStats writable;  ///< Made by `create_writable`.
   OperationStats read;      ///< Made by `begin_read`.
   OperationStats write;     ///< Made by `begin_write`.
+  /// Operations that wait for their fences, such as work on a GPU.
+  std::size_t fenced = 0;
   /// Passive operations that wait for a peer, or linger.
   std::size_t waiting = 0;
   /// Transfers that NIXL has not ended.
@@ -178,24 +181,31 @@ class NIXL_CONNECT_API Connector {
   void wait_started();
 
   /// Offers memory that a peer may read. The timeout replaces the default one; a negative one
-  /// means no deadline. Throws `Error(invalid_argument)` for an empty list, an impossible
-  /// descriptor, or one that is of another kind of memory than the first.
+  /// means no deadline. The metadata can be had when all fences have been passed: give
+  /// `after_cuda_stream` of the stream that fills memory on a GPU, unless it is idle. Throws
+  /// `Error(invalid_argument)` for an empty list, and for a descriptor that is impossible, or of
+  /// another CUDA device than it says. Descriptors of several kinds of memory may be mixed.
   Connection create_readable(std::vector<Descriptor> local,
-                             std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+                             std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
+                             std::vector<Fence> after = {});
   /// Offers memory that a peer may write. Else as `create_readable`.
   Connection create_writable(std::vector<Descriptor> local,
-                             std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+                             std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
+                             std::vector<Fence> after = {});
 
   /// Begins to read what a peer offers: the metadata is checked here, on the caller's thread, and
-  /// the transfer starts without being asked for again. The timeout is as of `create_readable`.
+  /// the transfer starts without being asked for again, when all fences have been passed. The
+  /// timeout is as of `create_readable`.
   /// Throws `Error(invalid_argument)` when the local list is wrong by itself, or does not match the
   /// remote's in number and sizes, and `Error(rejected_metadata)` when the metadata is not
   /// right, or is for a write.
   Connection begin_read(const RdmaMetadata& remote, std::vector<Descriptor> local,
-                        std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+                        std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
+                        std::vector<Fence> after = {});
   /// Begins to write to what a peer offers. Else as `begin_read`.
   Connection begin_write(std::vector<Descriptor> local, const RdmaMetadata& remote,
-                         std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+                         std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
+                         std::vector<Fence> after = {});
 
   /// Does the engine's work on the calling thread, and returns whether there was any. For runtimes
   /// that poll anyway: while this is called every 20 ms or more often, the connector's own thread

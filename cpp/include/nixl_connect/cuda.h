@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "nixl_connect/api.h"
+#include "nixl_connect/descriptor.h"
+#include "nixl_connect/fence.h"
+
+/// \file
+/// What an application that has memory on NVIDIA GPUs needs beside the rest. The CUDA driver's
+/// library is loaded when it is first asked for; without it, all this does nothing or says so.
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// The work that a CUDA stream has been given so far: an event that is recorded now, by the calling
+/// thread, and asked for later without waiting. Empty when all is done already.
+///
+/// `stream` is a `CUstream`, or a `cudaStream_t`, which is the same; null and `CU_STREAM_LEGACY`
+/// stand for the default stream that waits for all others that do not say otherwise,
+/// `CU_STREAM_PER_THREAD` for the calling thread's. `device` is the CUDA ordinal of the device that
+/// a default stream is of; of any other stream CUDA knows it.
+///
+/// Throws `Error(invalid_argument)` when the stream is being captured into a graph, and
+/// `Error(backend)` when there is no driver or it refuses. Thread safe.
+[[nodiscard]] NIXL_CONNECT_API Fence after_cuda_stream(std::uint32_t device, void* stream);
+
+/// Throws `Error(invalid_argument)`, naming the argument, when the CUDA driver knows better where
+/// memory is than its descriptor says, or that it ends sooner. Operations check the descriptors
+/// that name a CUDA device themselves; this one also those that name the host, when the driver is
+/// in use in this process. Does nothing without a driver. Thread safe; about a microsecond for each
+/// allocation, not for each descriptor, when they are in order.
+NIXL_CONNECT_API void check_cuda_memory(const std::vector<Descriptor>& descriptors,
+                                        std::string_view argument);
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,173 @@
+#include "cuda_memory.h"
+
+#include <array>
+#include <atomic>
+
+#include "nixl_connect/cuda.h"
+#include "nixl_connect/error.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+/// Checks descriptors one after the other; those in an allocation that is known cost nothing.
+class Checker {
+ public:
+  Checker(const CudaDriver& driver, std::string_view argument)
+      : driver_(driver), argument_(argument) {}
+
+  void check(const Descriptor& d, std::size_t index) {
+    if (d.device.kind == DeviceKind::xpu) return;
+    if (!known_ || d.address < known_->start || d.address >= known_->start + known_->size) {
+      known_ = CudaMemory::at(driver_, d.address);
+    }
+    if (!known_) return;
+    const CudaMemory& memory = *known_;
+    if (memory.managed) return;
+    const bool on_device = memory.type == cuda::kDeviceMemory;
+    if (d.device.kind == DeviceKind::host) {
+      if (on_device) refuse(d, index, "memory of cuda:" + std::to_string(memory.device));
+      return;
+    }
+    if (memory.type == cuda::kHostMemory) refuse(d, index, "host memory");
+    if (!on_device) refuse(d, index, "an address that the CUDA driver does not know");
+    if (memory.device != static_cast<int>(d.device.id)) {
+      refuse(d, index, "memory of cuda:" + std::to_string(memory.device));
+    }
+    // What is mapped page by page may go on beyond what the driver calls its range.
+    const std::size_t left = memory.start + memory.size - d.address;
+    if (memory.plain && memory.size > 0 && d.size > left) {
+      throw Error(ErrorCode::invalid_argument,
+                  where(index) + ": expected at most " + std::to_string(left) +
+                      " bytes, which the allocation has from there on, got " +
+                      std::to_string(d.size));
+    }
+  }
+
+ private:
+  std::string where(std::size_t index) const {
+    return std::string(argument_) + "[" + std::to_string(index) + "]";
+  }
+
+  [[noreturn]] void refuse(const Descriptor& d, std::size_t index, const std::string& found) const {
+    char address[32];
+    std::snprintf(address, sizeof address, "%#zx", d.address);
+    throw Error(ErrorCode::invalid_argument, where(index) + ": expected memory of '" +
+                                                 d.device.to_string() + "', got " + found + " at " +
+                                                 address);
+  }
+
+  const CudaDriver& driver_;
+  const std::string_view argument_;
+  std::optional<CudaMemory> known_;
+};
+
+}  // namespace
+
+std::optional<CudaMemory> CudaMemory::at(const CudaDriver& driver, std::uintptr_t address) {
+  CudaMemory memory;
+  // As wide as any of them; the driver writes what it needs of each.
+  std::uint64_t type = 0, device = 0, managed = 0, plain = 0, start = 0, size = 0;
+  void* pool = nullptr;
+  constexpr unsigned kCount = 8;
+  std::array<cuda::Attribute, kCount> attributes{
+      cuda::kContext,       cuda::kMemoryType,         cuda::kIsManaged,
+      cuda::kDeviceOrdinal, cuda::kIsLegacyIpcCapable, cuda::kRangeStart,
+      cuda::kRangeSize,     cuda::kMemoryPool};
+  std::array<void*, kCount> values{&memory.context, &type,  &managed, &device,
+                                   &plain,          &start, &size,    &pool};
+  const CaptureRelaxed relaxed(driver);
+  if (driver.PointerGetAttributes(kCount, attributes.data(), values.data(), address) !=
+      cuda::kSuccess) {
+    return std::nullopt;
+  }
+  memory.type = static_cast<unsigned>(type);
+  memory.device = static_cast<int>(static_cast<std::uint32_t>(device));
+  memory.managed = managed != 0;
+  memory.plain = plain != 0;
+  memory.pooled = pool != nullptr;
+  memory.start = start;
+  memory.size = size;
+  return memory;
+}
+
+void check_named_cuda_memory(const std::vector<Descriptor>& descriptors,
+                             std::string_view argument) {
+  const CudaDriver* driver = nullptr;
+  std::optional<Checker> checker;
+  for (std::size_t i = 0; i < descriptors.size(); ++i) {
+    if (descriptors[i].device.kind != DeviceKind::cuda) continue;
+    if (!checker) {
+      driver = CudaDriver::find();
+      if (driver == nullptr) return;
+      checker.emplace(*driver, argument);
+    }
+    checker->check(descriptors[i], i);
+  }
+}
+
+void check_cuda_memory(const std::vector<Descriptor>& descriptors, std::string_view argument) {
+  const CudaDriver* driver = CudaDriver::find_loaded();
+  if (driver == nullptr) {
+    check_named_cuda_memory(descriptors, argument);
+    return;
+  }
+  Checker checker(*driver, argument);
+  for (std::size_t i = 0; i < descriptors.size(); ++i) checker.check(descriptors[i], i);
+}
+
+std::string cuda_memory_advice(const std::vector<Region>& regions) {
+  for (const Region& region : regions) {
+    if (region.type != capi::kVram) continue;
+    const CudaDriver* driver = CudaDriver::find();
+    if (driver == nullptr) return {};
+    const auto memory = CudaMemory::at(*driver, region.address);
+    if (!memory || memory->type != cuda::kDeviceMemory || memory->plain) continue;
+    if (memory->managed) {
+      return "; it is managed memory, which not every transport takes: allocate with cudaMalloc";
+    }
+    if (memory->pooled) {
+      return "; it is from a pool of cudaMallocAsync, which CUDA IPC and RDMA cannot always take: "
+             "allocate with cudaMalloc (torch: no 'backend:cudaMallocAsync' in "
+             "PYTORCH_CUDA_ALLOC_CONF)";
+    }
+    return "; it is mapped page by page, as torch's expandable segments are, which CUDA IPC and "
+           "RDMA cannot always take: allocate with cudaMalloc (torch: 'expandable_segments:False' "
+           "in PYTORCH_CUDA_ALLOC_CONF)";
+  }
+  return {};
+}
+
+cuda::Context* primary_cuda_context(const CudaDriver& driver, int device) {
+  // Retained once, for as long as the process lives.
+  static std::array<std::atomic<cuda::Context*>, 64> contexts{};
+  if (device < 0 || static_cast<std::size_t>(device) >= contexts.size()) return nullptr;
+  auto& known = contexts[static_cast<std::size_t>(device)];
+  cuda::Context* context = known.load(std::memory_order_acquire);
+  if (context != nullptr) return context;
+  if (driver.DevicePrimaryCtxRetain(&context, device) != cuda::kSuccess) return nullptr;
+  known.store(context, std::memory_order_release);
+  return context;
+}
+
+CudaContext::CudaContext(const CudaDriver* driver, cuda::Context* context) noexcept {
+  if (driver == nullptr || context == nullptr) return;
+  if (driver->CtxPushCurrent(context) == cuda::kSuccess) driver_ = driver;
+}
+
+CudaContext CudaContext::of(const std::vector<Region>& regions) {
+  const bool on_device = !regions.empty() && regions.front().type == capi::kVram;
+  const CudaDriver* driver = on_device ? CudaDriver::find() : nullptr;
+  if (driver == nullptr) return {nullptr, nullptr};
+  const auto memory = CudaMemory::at(*driver, regions.front().address);
+  if (!memory || memory->type == cuda::kUnknownMemory) return {nullptr, nullptr};
+  return {driver, memory->context != nullptr ? memory->context
+                                             : primary_cuda_context(*driver, memory->device)};
+}
+
+CudaContext::~CudaContext() {
+  cuda::Context* ours = nullptr;
+  if (driver_ != nullptr) driver_->CtxPopCurrent(&ours);
+}
+
+NIXL_CONNECT_NAMESPACE_END

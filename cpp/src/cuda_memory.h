@@ -1,0 +1,61 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "agent.h"
+#include "cuda_driver.h"
+#include "nixl_connect/api.h"
+#include "nixl_connect/descriptor.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// What the CUDA driver knows of an address.
+struct CudaMemory {
+  unsigned type = cuda::kUnknownMemory;
+  int device = 0;
+  bool managed = false;
+  /// Whether `cudaMalloc` made it, or what amounts to that.
+  bool plain = false;
+  /// From `cudaMallocAsync`.
+  bool pooled = false;
+  std::uintptr_t start = 0;
+  std::size_t size = 0;
+  /// Null for memory that belongs to a device and not to one context.
+  cuda::Context* context = nullptr;
+
+  /// Nothing when the driver does not answer.
+  static std::optional<CudaMemory> at(const CudaDriver& driver, std::uintptr_t address);
+};
+
+/// Throws `Error(invalid_argument)` when a descriptor that names a CUDA device is not memory of it.
+/// Without a driver, as on a ROCm host, nothing is known and nothing thrown.
+void check_named_cuda_memory(const std::vector<Descriptor>& descriptors, std::string_view argument);
+
+/// Words to add to an error about the regions, when they are of a kind of CUDA memory that cannot
+/// always be registered; else none.
+std::string cuda_memory_advice(const std::vector<Region>& regions);
+
+/// The context of a device's streams and memory that are in no other; null when there is none.
+cuda::Context* primary_cuda_context(const CudaDriver& driver, int device);
+
+/// While this lives, a CUDA context is the calling thread's.
+class CudaContext {
+ public:
+  /// Does nothing when either is null, or the driver refuses.
+  CudaContext(const CudaDriver* driver, cuda::Context* context) noexcept;
+  CudaContext(const CudaContext&) = delete;
+  CudaContext& operator=(const CudaContext&) = delete;
+  ~CudaContext();
+
+  /// That of the first region's memory; none for host memory, and without a driver. NIXL and UCX
+  /// may need one to register memory or to begin a transfer, and the engine's thread has none of
+  /// its own.
+  static CudaContext of(const std::vector<Region>& regions);
+
+ private:
+  const CudaDriver* driver_ = nullptr;
+};
+
+NIXL_CONNECT_NAMESPACE_END

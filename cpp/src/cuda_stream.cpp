@@ -1,0 +1,91 @@
+#include <memory>
+#include <string>
+
+#include "cuda_memory.h"
+#include "nixl_connect/cuda.h"
+#include "nixl_connect/error.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+[[noreturn]] void fail(const CudaDriver& driver, const char* call, cuda::Result error) {
+  throw Error(ErrorCode::backend, std::string("stream: ") + call + " failed with " +
+                                      driver.name_of(error) + " (" + std::to_string(error) + ")");
+}
+
+/// An event, in the context of the stream that it is recorded in.
+class StreamEvent {
+ public:
+  explicit StreamEvent(const CudaDriver& driver) : driver_(driver) {
+    const auto error = driver.EventCreate(&event_, cuda::kEventWithoutTiming);
+    if (error != cuda::kSuccess) fail(driver, "cuEventCreate", error);
+  }
+  StreamEvent(const StreamEvent&) = delete;
+  StreamEvent& operator=(const StreamEvent&) = delete;
+  ~StreamEvent() {
+    const CaptureRelaxed relaxed(driver_);
+    driver_.EventDestroy(event_);
+  }
+
+  void record(cuda::Stream* stream) {
+    const auto error = driver_.EventRecord(event_, stream);
+    if (error != cuda::kSuccess) fail(driver_, "cuEventRecord", error);
+  }
+
+  bool done() const {
+    const CaptureRelaxed relaxed(driver_);
+    const auto error = driver_.EventQuery(event_);
+    if (error == cuda::kNotReady) return false;
+    if (error == cuda::kSuccess) return true;
+    throw Error(ErrorCode::backend,
+                std::string("the work on the GPU that it was to wait for has failed: ") +
+                    driver_.name_of(error) + " (" + std::to_string(error) + ")");
+  }
+
+ private:
+  const CudaDriver& driver_;
+  cuda::Event* event_ = nullptr;
+};
+
+cuda::Context* context_of(const CudaDriver& driver, std::uint32_t device, cuda::Stream* stream) {
+  cuda::Context* context = nullptr;
+  if (reinterpret_cast<std::uintptr_t>(stream) >= cuda::kFirstStreamHandle) {
+    const auto error = driver.StreamGetCtx(stream, &context);
+    if (error != cuda::kSuccess) fail(driver, "cuStreamGetCtx", error);
+    return context;
+  }
+  context = primary_cuda_context(driver, static_cast<int>(device));
+  if (context == nullptr) {
+    throw Error(ErrorCode::backend,
+                "stream: there is no CUDA context of device " + std::to_string(device));
+  }
+  return context;
+}
+
+}  // namespace
+
+Fence after_cuda_stream(std::uint32_t device, void* stream) {
+  const CudaDriver* driver = CudaDriver::find();
+  if (driver == nullptr) {
+    throw Error(ErrorCode::backend,
+                "stream: the CUDA driver's library, libcuda.so.1, is not there");
+  }
+  auto* const handle = static_cast<cuda::Stream*>(stream);
+  const CaptureRelaxed relaxed(*driver);
+  const CudaContext current(driver, context_of(*driver, device, handle));
+  int capturing = cuda::kNotCapturing;
+  if (driver->StreamIsCapturing(handle, &capturing) != cuda::kSuccess ||
+      capturing != cuda::kNotCapturing) {
+    throw Error(ErrorCode::invalid_argument,
+                "stream: expected one whose work is being done, got one that is being captured "
+                "into a graph: its work is done when the graph is launched, in a stream to name "
+                "then");
+  }
+  auto event = std::make_shared<StreamEvent>(*driver);
+  event->record(handle);
+  if (event->done()) return {};
+  return [event] { return event->done(); };
+}
+
+NIXL_CONNECT_NAMESPACE_END
