@@ -145,6 +145,8 @@ test-python: $(STAMPS)/test-tools build-cpp
 	NIXL_CONNECT_TEST_NIXL_DIR=$(CURDIR)/$(BUILD)/nixl \
 	  NIXL_CONNECT_TEST_CPP_EXAMPLES=$(CURDIR)/$(BUILD)/cpp/docs/examples/cpp \
 	  $(BIN)/python -m pytest $(PYTEST_ARGS)
+	# A process has one CUDA driver; this one has the stand-in.
+	NIXL_CONNECT_TEST_FAKES=$(CURDIR)/$(BUILD)/cpp/tests $(BIN)/python -m pytest tests/stand_in
 
 # The documentation, into $(BUILD)/docs/site; a warning is an error.
 docs: $(STAMPS)/docs-tools docs-cpp

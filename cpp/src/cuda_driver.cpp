@@ -1,7 +1,9 @@
 #include "cuda_driver.h"
 
 #include <dlfcn.h>
+#include <link.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 
@@ -12,6 +14,18 @@ namespace {
 const char* library_path() {
   const char* variable = std::getenv("NIXL_CONNECT_CUDA_LIBRARY");
   return variable != nullptr && *variable != '\0' ? variable : "libcuda.so.1";
+}
+
+/// How many this process has loaded so far.
+unsigned long long libraries_loaded() {
+  unsigned long long count = 0;
+  ::dl_iterate_phdr(
+      [](dl_phdr_info* info, std::size_t, void* data) {
+        *static_cast<unsigned long long*>(data) = info->dlpi_adds;
+        return 1;
+      },
+      &count);
+  return count;
 }
 
 std::unique_ptr<const CudaDriver> load() {
@@ -36,8 +50,15 @@ const CudaDriver* CudaDriver::find() {
 }
 
 const CudaDriver* CudaDriver::find_loaded() {
+  // To look for what is not there takes 50 us; to see that nothing was loaded since, none.
+  static std::atomic<unsigned long long> loads_when_missing{0};
+  const unsigned long long loads = libraries_loaded();
+  if (loads_when_missing == loads) return nullptr;
   void* library = ::dlopen(library_path(), RTLD_LAZY | RTLD_LOCAL | RTLD_NOLOAD);
-  if (library == nullptr) return nullptr;
+  if (library == nullptr) {
+    loads_when_missing = loads;
+    return nullptr;
+  }
   ::dlclose(library);
   return find();
 }

@@ -13,8 +13,8 @@ namespace {
 /// Checks descriptors one after the other; those in an allocation that is known cost nothing.
 class Checker {
  public:
-  Checker(const CudaDriver& driver, std::string_view argument)
-      : driver_(driver), argument_(argument) {}
+  Checker(const CudaDriver& driver, std::string_view argument, bool indexed)
+      : driver_(driver), argument_(argument), indexed_(indexed) {}
 
   void check(const Descriptor& d, std::size_t index) {
     if (d.device.kind == DeviceKind::xpu) return;
@@ -46,7 +46,8 @@ class Checker {
 
  private:
   std::string where(std::size_t index) const {
-    return std::string(argument_) + "[" + std::to_string(index) + "]";
+    const std::string argument(argument_);
+    return indexed_ ? argument + "[" + std::to_string(index) + "]" : argument;
   }
 
   [[noreturn]] void refuse(const Descriptor& d, std::size_t index, const std::string& found) const {
@@ -59,6 +60,7 @@ class Checker {
 
   const CudaDriver& driver_;
   const std::string_view argument_;
+  const bool indexed_;
   std::optional<CudaMemory> known_;
 };
 
@@ -100,7 +102,7 @@ void check_named_cuda_memory(const std::vector<Descriptor>& descriptors,
     if (!checker) {
       driver = CudaDriver::find();
       if (driver == nullptr) return;
-      checker.emplace(*driver, argument);
+      checker.emplace(*driver, argument, descriptors.size() > 1);
     }
     checker->check(descriptors[i], i);
   }
@@ -112,7 +114,7 @@ void check_cuda_memory(const std::vector<Descriptor>& descriptors, std::string_v
     check_named_cuda_memory(descriptors, argument);
     return;
   }
-  Checker checker(*driver, argument);
+  Checker checker(*driver, argument, descriptors.size() > 1);
   for (std::size_t i = 0; i < descriptors.size(); ++i) checker.check(descriptors[i], i);
 }
 

@@ -50,6 +50,14 @@ class DescriptorList:
     def region(self, index: int) -> tuple[int, int]:
         """(address, size) of one of them."""
 
+def on_device(local_descriptors: object | None) -> bool:
+    """Whether any of the descriptors is of memory that is not the host's."""
+
+def check_memory(descriptors: object, argument: str) -> None:
+    """
+    Raises ValueError when the CUDA driver knows the memory to be elsewhere.
+    """
+
 def buffer_info(object: object) -> tuple[int, int, bool, bool]:
     """
     (address, bytes, writable, contiguous) of an object with the buffer protocol.
@@ -71,6 +79,22 @@ def decode_nixl_metadata(text: str) -> bytes:
 
 def agent_name_of(blob: bytes) -> str:
     """The agent's name in a NIXL blob, which is checked from end to end."""
+
+class Fence:
+    """What must have happened before an operation may begin."""
+
+class Gate:
+    """A fence that is opened once, by any thread."""
+
+    def __init__(self) -> None: ...
+
+    def fence(self) -> Fence: ...
+
+    def open(self, failure: str | None = None) -> None:
+        """Lets operations pass; with a failure, makes them fail."""
+
+def after_cuda_stream(device: int, stream: int) -> Fence | None:
+    """The work that the stream has been given so far; None when it is done."""
 
 READY: int = 0
 
@@ -135,9 +159,9 @@ class Connector:
 
     def wait_started(self) -> None: ...
 
-    def create(self, kind: int, local_descriptors: object | None, timeout: float | None) -> Connection: ...
+    def create(self, kind: int, local_descriptors: object | None, timeout: float | None, after: Sequence[Fence]) -> Connection: ...
 
-    def begin(self, kind: int, remote_metadata: object, local_descriptors: object | None, timeout: float | None) -> Connection: ...
+    def begin(self, kind: int, remote_metadata: object, local_descriptors: object | None, timeout: float | None, after: Sequence[Fence]) -> Connection: ...
 
     def register_memory(self, descriptor: Descriptor) -> Registration: ...
 

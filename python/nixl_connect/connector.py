@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import ctypes
 import inspect
 import logging
 import socket
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from . import _asyncio, _core
+from ._default import Default
 from ._library import nixl_library_candidates
 from ._signing import check_auth_key
 from ._tracing import OperationSpan, tracer
@@ -26,7 +26,6 @@ from .descriptor import Descriptor, DescriptorList
 from .metadata import RdmaMetadata
 from .operations import (
     AbstractOperation,
-    Default,
     ReadableOperation,
     ReadOperation,
     WritableOperation,
@@ -284,6 +283,8 @@ class Connector:
         torch = sys.modules.get("torch")
         if torch is not None:
             return bool(torch.cuda.is_available())
+        import ctypes
+
         try:
             cuda = ctypes.CDLL("libcuda.so.1")
         except OSError:
@@ -301,16 +302,24 @@ class Connector:
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> OperationCall[ReadableOperation]:
         """Offer memory for a peer to read.
 
         Parameters
         ----------
         local_descriptors
-            What to offer; all of one kind of memory.
+            What to offer; kinds of memory and devices may be mixed.
         timeout
             Seconds until the operation fails with `DeadlineExceededError`; None for no
             deadline.
+        stream
+            The CUDA stream whose work so far must be done before a byte may move: a stream of
+            torch, CuPy, Numba or cuda.core, or its handle. None for no waiting. If it is not
+            given, each piece of GPU memory has the stream that its library uses at this moment:
+            torch's current one of the device, CuPy's, the one that ``__cuda_array_interface__``
+            names; for raw pointers the default stream, and torch's current one. Nothing blocks
+            meanwhile: this is awaited until the work is done.
 
         Raises
         ------
@@ -319,7 +328,7 @@ class Connector:
         TransferError
             When the memory could not be registered, NIXL is missing or the connector closed.
         """
-        return OperationCall(self._create(ReadableOperation, local_descriptors, timeout))
+        return OperationCall(self._create(ReadableOperation, local_descriptors, timeout, stream))
 
     @_coroutine_function
     def create_writable(
@@ -327,9 +336,10 @@ class Connector:
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> OperationCall[WritableOperation]:
         """Offer memory for a peer to write. As `create_readable`; the memory is writable."""
-        return OperationCall(self._create(WritableOperation, local_descriptors, timeout))
+        return OperationCall(self._create(WritableOperation, local_descriptors, timeout, stream))
 
     @_coroutine_function
     def begin_read(
@@ -338,10 +348,12 @@ class Connector:
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> OperationCall[ReadOperation]:
         """Begin to read what a peer offers.
 
-        The transfer is under way when the call returns, and needs no further asking.
+        The transfer is under way when the call returns, or as soon as the GPU has done what
+        `stream` was given before, and needs no further asking.
 
         Parameters
         ----------
@@ -353,6 +365,9 @@ class Connector:
         timeout
             Seconds until the operation fails with `DeadlineExceededError`; None for no
             deadline.
+        stream
+            As of `create_readable`: what still uses the memory is done before the data arrives.
+            The transfer is under way when the stream's work is done.
 
         Raises
         ------
@@ -364,7 +379,7 @@ class Connector:
         TransferError
             When NIXL is missing or the connector closed.
         """
-        return OperationCall(self._begin_read(remote_metadata, local_descriptors, timeout))
+        return OperationCall(self._begin_read(remote_metadata, local_descriptors, timeout, stream))
 
     @_coroutine_function
     def begin_write(
@@ -373,27 +388,30 @@ class Connector:
         remote_metadata: RdmaMetadata,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> OperationCall[WriteOperation]:
         """Begin to write to what a peer offers. As `begin_read`, the other way."""
-        return OperationCall(self._begin_write(local_descriptors, remote_metadata, timeout))
+        return OperationCall(self._begin_write(local_descriptors, remote_metadata, timeout, stream))
 
     def create_readable_blocking(
         self,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> ReadableOperation:
         """As `create_readable`, for threads without an event loop."""
-        return self._create_blocking(ReadableOperation, local_descriptors, timeout)
+        return self._create_blocking(ReadableOperation, local_descriptors, timeout, stream)
 
     def create_writable_blocking(
         self,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> WritableOperation:
         """As `create_writable`, for threads without an event loop."""
-        return self._create_blocking(WritableOperation, local_descriptors, timeout)
+        return self._create_blocking(WritableOperation, local_descriptors, timeout, stream)
 
     def begin_read_blocking(
         self,
@@ -401,10 +419,11 @@ class Connector:
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> ReadOperation:
         """As `begin_read`, for threads without an event loop."""
         self._core.wait_started()
-        return self._make(ReadOperation, remote_metadata, local_descriptors, timeout)
+        return self._make(ReadOperation, remote_metadata, local_descriptors, timeout, stream)
 
     def begin_write_blocking(
         self,
@@ -412,10 +431,11 @@ class Connector:
         remote_metadata: RdmaMetadata,
         *,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> WriteOperation:
         """As `begin_write`, for threads without an event loop."""
         self._core.wait_started()
-        return self._make(WriteOperation, local_descriptors, remote_metadata, timeout)
+        return self._make(WriteOperation, local_descriptors, remote_metadata, timeout, stream)
 
     def stats(self) -> ConnectorStats:
         """What the connector has done and holds at this moment.
@@ -512,10 +532,11 @@ class Connector:
         operation: type[OperationT],
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None,
+        stream: object,
     ) -> OperationT:
         if not self._core.check_started():
             await self._started()
-        made = self._make(operation, local_descriptors, timeout)
+        made = self._make(operation, local_descriptors, timeout, stream)
         core = made._core
         if not core.reached(_core.READY):
             await _asyncio.wait_for(partial(core.notify, _core.READY), core.forget)
@@ -528,9 +549,10 @@ class Connector:
         operation: type[OperationT],
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None,
+        stream: object,
     ) -> OperationT:
         self._core.wait_started()
-        made = self._make(operation, local_descriptors, timeout)
+        made = self._make(operation, local_descriptors, timeout, stream)
         made._core.wait(_core.READY, None)
         made._raise_failure()
         return made
@@ -540,20 +562,22 @@ class Connector:
         remote_metadata: RdmaMetadata,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None,
+        stream: object,
     ) -> ReadOperation:
         if not self._core.check_started():
             await self._started()
-        return self._make(ReadOperation, remote_metadata, local_descriptors, timeout)
+        return self._make(ReadOperation, remote_metadata, local_descriptors, timeout, stream)
 
     async def _begin_write(
         self,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         remote_metadata: RdmaMetadata,
         timeout: float | Default | None,
+        stream: object,
     ) -> WriteOperation:
         if not self._core.check_started():
             await self._started()
-        return self._make(WriteOperation, local_descriptors, remote_metadata, timeout)
+        return self._make(WriteOperation, local_descriptors, remote_metadata, timeout, stream)
 
 
 # By identity: connectors of one name are equal, and each has an agent of its own.

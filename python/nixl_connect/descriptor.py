@@ -38,16 +38,23 @@ _DLPACK_KINDS = {
 class _Memory:
     """What is found out about an object before it becomes a descriptor."""
 
-    __slots__ = ("address", "device", "owner", "size", "writable")
+    __slots__ = ("address", "device", "owner", "size", "source", "writable")
 
     def __init__(
-        self, address: int, size: int, device: Device, owner: object, writable: bool
+        self,
+        address: int,
+        size: int,
+        device: Device,
+        owner: object,
+        writable: bool,
+        source: object = None,
     ) -> None:
         self.address = address
         self.size = size
         self.device = device
         self.owner = owner
         self.writable = writable
+        self.source = source
 
 
 _HOST = Device((DeviceKind.HOST, 0))
@@ -64,7 +71,7 @@ def _from_torch(tensor: Any) -> _Memory:
         tensor = tensor.contiguous()
     device = _HOST if kind is DeviceKind.HOST else Device((kind, tensor.get_device()))
     return _Memory(
-        tensor.data_ptr(), tensor.numel() * tensor.element_size(), device, tensor, writable
+        tensor.data_ptr(), tensor.numel() * tensor.element_size(), device, tensor, writable, tensor
     )
 
 
@@ -96,7 +103,7 @@ def _from_interface(data: object, interface: dict[str, Any], device: Device) -> 
             f"data: expected contiguous memory, got an array with shape {interface['shape']} "
             f"and strides {interface['strides']}; make it contiguous first"
         )
-    return _Memory(address, size, device, data, not read_only)
+    return _Memory(address, size, device, data, not read_only, data)
 
 
 def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...] | None, item: int) -> bool:
@@ -125,7 +132,7 @@ def _from_dlpack(data: object) -> _Memory:
         )
     device = _HOST if kind is DeviceKind.HOST else Device((kind, device_id))
     # The object is kept too: it may be what keeps its exports valid.
-    return _Memory(address, size, device, (data, owner), writable)
+    return _Memory(address, size, device, (data, owner), writable, data)
 
 
 def _cuda_device_of(data: object) -> Device:
@@ -160,6 +167,7 @@ def _from_tuple(data: tuple[Any, ...]) -> _Memory:
     if len(data) == 2:
         memory = _from_object(data[0])
         memory.device = _as_device(data[1])
+        memory.source = data[0]
         return memory
     raise TypeError(f"data: {_EXPECTED}; got a tuple of {len(data)}")
 
@@ -205,13 +213,17 @@ class Descriptor(_core.Descriptor):
     TypeError
         When `data` is nothing of the above.
     ValueError
-        When `data` is None, empty, null, or a strided array on a device.
+        When `data` is None, empty, null, or a strided array on a device; or is not where it says,
+        as the CUDA driver knows.
 
     The memory is kept alive and registered for as long as an operation may use it, and not
     longer, unless it is registered by hand with `register_with_connector`.
 
     Thread safety: may be shared by threads and used in many operations at once.
     """
+
+    _source: object = None
+    """What knows the stream that the memory is used on, of memory that is not the host's."""
 
     def __init__(self, data: Any) -> None:
         memory = _inspect(data)
@@ -232,6 +244,10 @@ class Descriptor(_core.Descriptor):
         if isinstance(data, tuple) and isinstance(data[0], int):
             self._data_ref = data[3] if len(data) == 4 else None
         self._device = memory.device
+        by_hand = isinstance(data, tuple)
+        if by_hand or memory.device.kind is not DeviceKind.HOST:
+            _core.check_memory(self, "data")
+            self._source = memory.source
         self._registrations: WeakKeyDictionary[_core.Connector, _core.Registration] = (
             WeakKeyDictionary()
         )
@@ -343,10 +359,12 @@ class DescriptorList(_core.DescriptorList):
         When an argument is of another type.
     ValueError
         When there are no addresses, as many sizes as addresses are not given, or one is not
-        above 0.
+        above 0; or when the memory is not on the device, as the CUDA driver knows.
 
     Thread safety: may be shared by threads and used in many operations at once.
     """
+
+    _source: object = None
 
     def __init__(
         self, addresses: Any, sizes: Any, device: Device | str = "cpu", owner: object = None
@@ -363,6 +381,7 @@ class DescriptorList(_core.DescriptorList):
                 "addresses, sizes: expected arrays of 64-bit integers in host memory, got "
                 f"{type(addresses).__name__} and {type(sizes).__name__}"
             ) from None
+        _core.check_memory(self, "addresses")
         self._device = device
         self._owner = owner
         self._serialized: list[SerializedDescriptor] | None = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from enum import Enum, IntEnum
+from enum import IntEnum
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from . import _asyncio, _core, _signing
+from . import _asyncio, _core, _signing, _streams
+from ._default import Default
 from ._tracing import OperationSpan
 from .descriptor import Descriptor, DescriptorList, core_of
 from .errors import OperationCancelledError, OperationStateError, from_core
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "AbstractOperation",
     "ActiveOperation",
-    "Default",
     "OperationKind",
     "OperationStatus",
     "PassiveOperation",
@@ -37,12 +37,6 @@ _ENDED = _core.ENDED
 _RELEASED = _core.RELEASED
 
 Self = TypeVar("Self", bound="AbstractOperation")
-
-
-class Default(Enum):
-    """Stands for what was not given."""
-
-    TIMEOUT = "the connector's default"
 
 
 class OperationKind(IntEnum):
@@ -77,12 +71,11 @@ class OperationStatus(IntEnum):
 
 _STATUS_NAMES = ("<invalid>", "INIT", "PROC", "DONE", "STOP", "ERR")
 _STATUSES = tuple(OperationStatus)
-_DEFAULT_TIMEOUT = Default.TIMEOUT
 
 
 def _core_timeout(timeout: float | Default | None) -> float | None:
     """The core's way: None for the default, negative for no deadline."""
-    if timeout is _DEFAULT_TIMEOUT:
+    if isinstance(timeout, Default):
         return None
     return -1.0 if timeout is None else check_timeout(timeout)
 
@@ -301,8 +294,12 @@ class PassiveOperation(AbstractOperation):
         operation_kind: OperationKind,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> None:
-        core = core_of(connection).create(operation_kind, local_descriptors, _core_timeout(timeout))
+        after = _streams.fences(stream, local_descriptors)
+        core = core_of(connection).create(
+            operation_kind, local_descriptors, _core_timeout(timeout), after
+        )
         super().__init__(connection, core, operation_kind, local_descriptors)
         # Taken now: what is registered is what is told. A list that cannot change has time.
         self._serialized_descriptors: list[SerializedDescriptor] | DescriptorList
@@ -358,6 +355,7 @@ class ActiveOperation(AbstractOperation):
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         remote_metadata: RdmaMetadata,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> None:
         if not isinstance(remote_metadata, RdmaMetadata):
             raise TypeError(
@@ -367,7 +365,10 @@ class ActiveOperation(AbstractOperation):
         auth_key = connection._connector._auth_key
         if auth_key is not None:
             _signing.verify(auth_key, remote_metadata)
-        core = begin(operation_kind, remote_metadata, local_descriptors, _core_timeout(timeout))
+        after = _streams.fences(stream, local_descriptors)
+        core = begin(
+            operation_kind, remote_metadata, local_descriptors, _core_timeout(timeout), after
+        )
         super().__init__(connection, core, operation_kind, local_descriptors)
 
     @property
@@ -389,6 +390,8 @@ class ReadableOperation(PassiveOperation):
         What to offer.
     timeout
         Seconds until the operation fails with `DeadlineExceededError`; None for no deadline.
+    stream
+        The CUDA stream whose work so far must be done first, as of `Connector.create_readable`.
     """
 
     def __init__(
@@ -396,8 +399,9 @@ class ReadableOperation(PassiveOperation):
         connection: Connection,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> None:
-        super().__init__(connection, OperationKind.READ, local_descriptors, timeout)
+        super().__init__(connection, OperationKind.READ, local_descriptors, timeout, stream)
 
 
 class WritableOperation(PassiveOperation):
@@ -411,6 +415,8 @@ class WritableOperation(PassiveOperation):
         Where the data is to arrive; writable memory.
     timeout
         Seconds until the operation fails with `DeadlineExceededError`; None for no deadline.
+    stream
+        The CUDA stream whose work so far must be done first, as of `Connector.create_readable`.
     """
 
     def __init__(
@@ -418,8 +424,9 @@ class WritableOperation(PassiveOperation):
         connection: Connection,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> None:
-        super().__init__(connection, OperationKind.WRITE, local_descriptors, timeout)
+        super().__init__(connection, OperationKind.WRITE, local_descriptors, timeout, stream)
 
 
 class ReadOperation(ActiveOperation):
@@ -435,6 +442,8 @@ class ReadOperation(ActiveOperation):
         Where the data is to arrive: writable, as many and of the same sizes as the remote's.
     timeout
         Seconds until the operation fails with `DeadlineExceededError`; None for no deadline.
+    stream
+        The CUDA stream whose work so far must be done first, as of `Connector.create_readable`.
     """
 
     def __init__(
@@ -443,9 +452,10 @@ class ReadOperation(ActiveOperation):
         remote_metadata: RdmaMetadata,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> None:
         super().__init__(
-            connection, OperationKind.READ, local_descriptors, remote_metadata, timeout
+            connection, OperationKind.READ, local_descriptors, remote_metadata, timeout, stream
         )
 
 
@@ -462,6 +472,8 @@ class WriteOperation(ActiveOperation):
         What the peer sent.
     timeout
         Seconds until the operation fails with `DeadlineExceededError`; None for no deadline.
+    stream
+        The CUDA stream whose work so far must be done first, as of `Connector.create_readable`.
     """
 
     def __init__(
@@ -470,9 +482,10 @@ class WriteOperation(ActiveOperation):
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         remote_metadata: RdmaMetadata,
         timeout: float | Default | None = Default.TIMEOUT,
+        stream: object = Default.STREAM,
     ) -> None:
         super().__init__(
-            connection, OperationKind.WRITE, local_descriptors, remote_metadata, timeout
+            connection, OperationKind.WRITE, local_descriptors, remote_metadata, timeout, stream
         )
 
 

@@ -100,27 +100,36 @@ nb::dict to_dict(const OperationStats& stats) {
   return result;
 }
 
+std::vector<Fence> fences(const std::vector<PythonFence>& after) {
+  std::vector<Fence> result;
+  for (const PythonFence& fence : after) result.push_back(fence.passed);
+  return result;
+}
+
 Connection create(PythonConnector& connector, int kind, nb::handle local,
-                  std::optional<double> timeout) {
+                  std::optional<double> timeout, const std::vector<PythonFence>& after) {
   release_abandoned();
   const bool reads = static_cast<OperationKind>(kind) == OperationKind::read;
   auto descriptors = local_descriptors(local, !reads);
   const auto limit = optional_seconds(timeout);
+  auto waits_for = fences(after);
   const Deferred deferred;
-  return reads ? connector.create_readable(std::move(descriptors), limit)
-               : connector.create_writable(std::move(descriptors), limit);
+  return reads ? connector.create_readable(std::move(descriptors), limit, std::move(waits_for))
+               : connector.create_writable(std::move(descriptors), limit, std::move(waits_for));
 }
 
 Connection begin(PythonConnector& connector, int kind, nb::handle remote, nb::handle local,
-                 std::optional<double> timeout) {
+                 std::optional<double> timeout, const std::vector<PythonFence>& after) {
   release_abandoned();
   const bool reads = static_cast<OperationKind>(kind) == OperationKind::read;
   const RdmaMetadata metadata = remote_metadata(remote);
   auto descriptors = local_descriptors(local, reads);
   const auto limit = optional_seconds(timeout);
+  auto waits_for = fences(after);
   const Deferred deferred;
-  return reads ? connector.begin_read(metadata, std::move(descriptors), limit)
-               : connector.begin_write(std::move(descriptors), metadata, limit);
+  return reads
+             ? connector.begin_read(metadata, std::move(descriptors), limit, std::move(waits_for))
+             : connector.begin_write(std::move(descriptors), metadata, limit, std::move(waits_for));
 }
 
 }  // namespace
@@ -180,9 +189,9 @@ void init_connector(nb::module_& m) {
              connector.wait_started();
            })
       .def("create", &create, nb::arg("kind"), nb::arg("local_descriptors").none(),
-           nb::arg("timeout").none())
+           nb::arg("timeout").none(), nb::arg("after"))
       .def("begin", &begin, nb::arg("kind"), nb::arg("remote_metadata"),
-           nb::arg("local_descriptors").none(), nb::arg("timeout").none())
+           nb::arg("local_descriptors").none(), nb::arg("timeout").none(), nb::arg("after"))
       .def(
           "register_memory",
           [](PythonConnector& connector, const LocalDescriptor& descriptor) {

@@ -2,6 +2,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -266,6 +267,36 @@ void init_descriptor(nb::module_& m) {
           },
           nb::arg("index"), "(address, size) of one of them.");
 
+  m.def(
+      "on_device",
+      [](nb::handle value) {
+        const auto here = [](const Descriptor& d) { return d.device.kind != DeviceKind::host; };
+        if (const LocalDescriptor* one = nullptr; nb::try_cast(value, one, false) && one) {
+          return here(one->memory);
+        }
+        if (const LocalDescriptorList* list = nullptr; nb::try_cast(value, list, false) && list) {
+          return std::any_of(list->memory.begin(), list->memory.end(), here);
+        }
+        if (!PyList_Check(value.ptr())) return false;
+        for (nb::handle item : nb::borrow<nb::list>(value)) {
+          const LocalDescriptor* one = nullptr;
+          if (nb::try_cast(item, one, false) && one != nullptr && here(one->memory)) return true;
+        }
+        return false;
+      },
+      nb::arg("local_descriptors").none(),
+      "Whether any of the descriptors is of memory that is not the host's.");
+  m.def(
+      "check_memory",
+      [](nb::handle value, const std::string& argument) {
+        if (const LocalDescriptorList* list = nullptr; nb::try_cast(value, list, false) && list) {
+          check_cuda_memory(list->memory, argument);
+        } else {
+          check_cuda_memory(local_descriptors(value, false), argument);
+        }
+      },
+      nb::arg("descriptors"), nb::arg("argument"),
+      "Raises ValueError when the CUDA driver knows the memory to be elsewhere.");
   m.def("buffer_info", &buffer_info, nb::arg("object"),
         "(address, bytes, writable, contiguous) of an object with the buffer protocol.");
   m.def("dlpack_info", &dlpack_info, nb::arg("object"),

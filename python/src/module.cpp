@@ -8,6 +8,7 @@ NB_MODULE(_core, m) {
   init_completion(m);
   init_descriptor(m);
   init_metadata(m);
+  init_fence(m);
   init_connection(m);
   init_connector(m);
 }

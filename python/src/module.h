@@ -21,6 +21,7 @@ void init_connection(nb::module_& m);
 void init_connector(nb::module_& m);
 void init_descriptor(nb::module_& m);
 void init_errors(nb::module_& m);
+void init_fence(nb::module_& m);
 void init_metadata(nb::module_& m);
 
 /// The Python object, kept alive for as long as the result or a copy of it lives. The last
@@ -62,6 +63,11 @@ struct LocalDescriptorList {
 /// The core's descriptors of a Python list of them, of a `DescriptorList` or of a single one.
 /// Raises `TypeError` and, where they must be writable and one is not, `ValueError`.
 std::vector<Descriptor> local_descriptors(nb::handle value, bool writable);
+
+/// A fence, as Python hands it from the function that made it to the operation that waits for it.
+struct PythonFence {
+  Fence passed;
+};
 
 /// Seconds to the core's unit.
 std::chrono::nanoseconds from_seconds(double seconds);

@@ -731,3 +731,5 @@ Counts counts() {
 }
 
 }  // namespace fake_nixl
+
+void fake_nixl_fail(const char* function, int status) { fake_nixl::fail(function, status); }

@@ -68,3 +68,6 @@ struct Counts {
 Counts counts();
 
 }  // namespace fake_nixl
+
+/// `fake_nixl::fail`, once, for Python.
+extern "C" void fake_nixl_fail(const char* function, int status);

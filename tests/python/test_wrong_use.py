@@ -100,10 +100,19 @@ async def test_lists_must_not_be_empty(connector: nc.Connector) -> None:
         await connector.create_readable([])
 
 
-async def test_kinds_of_memory_must_not_be_mixed(connector: nc.Connector) -> None:
+async def test_memory_of_a_gpu_that_is_not_there(connector: nc.Connector) -> None:
     mixed = [nc.Descriptor(bytearray(10)), nc.Descriptor((0x1000, 10, "cuda:0"))]
-    with pytest.raises(ValueError, match="same kind of memory"):
-        await connector.create_readable(mixed)
+    with pytest.raises(nc.BackendError, match="could not be registered"):
+        await connector.create_readable(mixed, stream=None)
+    assert connector.stats().registered_regions == 0
+
+
+@pytest.mark.parametrize("wrong", [-1, 1 << 64, True, "0", 1.5, object()])
+async def test_a_stream_must_be_a_stream(connector: nc.Connector, wrong: object) -> None:
+    descriptor = nc.Descriptor(bytearray(10))
+    with pytest.raises(TypeError, match="stream: expected a stream of torch, CuPy, Numba"):
+        await connector.create_readable(descriptor, stream=wrong)
+    assert (await connector.create_readable(descriptor, stream=None)).cancel() is None
 
 
 async def test_metadata_must_be_metadata(other: nc.Connector) -> None:

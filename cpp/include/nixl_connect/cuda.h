@@ -26,11 +26,11 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// `Error(backend)` when there is no driver or it refuses. Thread safe.
 [[nodiscard]] NIXL_CONNECT_API Fence after_cuda_stream(std::uint32_t device, void* stream);
 
-/// Throws `Error(invalid_argument)`, naming the argument, when the CUDA driver knows better where
-/// memory is than its descriptor says, or that it ends sooner. Operations check the descriptors
-/// that name a CUDA device themselves; this one also those that name the host, when the driver is
-/// in use in this process. Does nothing without a driver. Thread safe; about a microsecond for each
-/// allocation, not for each descriptor, when they are in order.
+/// Throws `Error(invalid_argument)`, naming the argument, with an index if there are several, when
+/// the CUDA driver knows better where memory is than its descriptor says, or that it ends sooner.
+/// Operations check the descriptors that name a CUDA device themselves; this one also those that
+/// name the host, when the driver is in use in this process. Does nothing without a driver. Thread
+/// safe; about a microsecond for each allocation, not for each descriptor, when they are in order.
 NIXL_CONNECT_API void check_cuda_memory(const std::vector<Descriptor>& descriptors,
                                         std::string_view argument);
 
