@@ -4,7 +4,8 @@ It speaks `nixl_connect` or, with the same code, `dynamo.nixl_connect`: what it 
 a caller of either does. Each request is a task; a reply carries its request's number.
 
 Requests: ``offer`` (make memory, create the operation, reply with its metadata), ``wait`` (for
-an offer's end, and check what arrived), ``begin`` (read or write, wait, check), ``cancel``.
+an offer's end, and check what arrived), ``begin`` (read or write, wait, check), ``cancel``. With
+``where`` the memory is torch's, on that device, or on several in turn.
 """
 
 from __future__ import annotations
@@ -23,19 +24,30 @@ def contents(seed: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
 
 
+def on_devices(arrays: list[Any], devices: list[str]) -> list[Any]:
+    """The arrays as torch's tensors, on each device in turn."""
+    import torch
+
+    return [torch.from_numpy(array).to(devices[i % len(devices)]) for i, array in enumerate(arrays)]
+
+
 class Worker:
     def __init__(self, library: str, worker_id: str) -> None:
         self.nc = importlib.import_module(library)
         self.connector = self.nc.Connector(worker_id)
         self.offers: dict[str, tuple[Any, list[Any]]] = {}
 
-    def buffers(self, sizes: list[int], seed: int | None) -> list[Any]:
-        if seed is None:
-            return [np.zeros(size, dtype=np.uint8) for size in sizes]
-        return [contents(seed + i, size) for i, size in enumerate(sizes)]
+    def buffers(self, request: dict[str, Any], filled: bool) -> list[Any]:
+        sizes = request["sizes"]
+        if filled:
+            made = [contents(request["seed"] + i, size) for i, size in enumerate(sizes)]
+        else:
+            made = [np.zeros(size, dtype=np.uint8) for size in sizes]
+        return on_devices(made, request["where"]) if "where" in request else made
 
     def descriptors(self, buffers: list[Any]) -> Any:
-        made = [self.nc.Descriptor((buffer, "cpu")) for buffer in buffers]
+        on_host = isinstance(buffers[0], np.ndarray)
+        made = [self.nc.Descriptor((b, "cpu") if on_host else b) for b in buffers]
         return made[0] if len(made) == 1 else made
 
     @staticmethod
@@ -45,11 +57,12 @@ class Worker:
 
     @staticmethod
     def check(buffers: list[Any], seed: int) -> bool:
-        return all(np.array_equal(b, contents(seed + i, len(b))) for i, b in enumerate(buffers))
+        arrived = [b if isinstance(b, np.ndarray) else b.cpu().numpy() for b in buffers]
+        return all(np.array_equal(b, contents(seed + i, len(b))) for i, b in enumerate(arrived))
 
     async def offer(self, request: dict[str, Any]) -> dict[str, Any]:
         readable = request["kind"] == "read"
-        buffers = self.buffers(request["sizes"], request["seed"] if readable else None)
+        buffers = self.buffers(request, filled=readable)
         create = self.connector.create_readable if readable else self.connector.create_writable
         operation = await create(self.descriptors(buffers), **self.deadline(request))
         metadata = operation.metadata(hex_encode=request.get("hex", False))
@@ -66,7 +79,7 @@ class Worker:
 
     async def begin(self, request: dict[str, Any]) -> dict[str, Any]:
         reads = request["kind"] == "read"
-        buffers = self.buffers(request["sizes"], None if reads else request["seed"])
+        buffers = self.buffers(request, filled=not reads)
         metadata = self.nc.RdmaMetadata.model_validate(request["metadata"])
         local = self.descriptors(buffers)
         if reads:
