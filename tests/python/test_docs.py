@@ -11,9 +11,10 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# Of the C++ guide, an example's own test sees to that.
+# Of the C++ guide, an example's own test sees to that; what users' tests look like, pytest runs.
+ELSEWHERE = {"cpp.md", "testing.md"}
 PAGES = sorted(
-    page for page in [*DOCS.glob("*.md"), *DOCS.glob("api/*.md")] if page.name != "cpp.md"
+    page for page in [*DOCS.glob("*.md"), *DOCS.glob("api/*.md")] if page.name not in ELSEWHERE
 )
 EXAMPLES = [
     pytest.param(block, id=f"{page.relative_to(DOCS)}-{number}")
@@ -45,3 +46,23 @@ def test_the_readme_example_runs(tmp_path: Path) -> None:
     readme = (DOCS.parent / "README.md").read_text()
     for block in BLOCK.findall(readme):
         test_example_runs(block, tmp_path)
+
+
+def test_the_suite_of_the_testing_page_passes(tmp_path: Path) -> None:
+    page = (DOCS / "testing.md").read_text()
+    files = re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(files) == page.count("\n```") / 2
+    for name, text in files:
+        (tmp_path / name).write_text(text)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-W", "error", "--capture=no"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    # It is as quiet as the page says.
+    assert "UCX" not in result.stdout
+    assert not result.stderr
