@@ -159,6 +159,8 @@ class Connector:
     after it. Once any connector has been used, forked children cannot use one (UCX does not
     survive a fork) and are told so with `ForkedProcessError`; spawn them instead.
 
+    Thread safety: may be used from any number of threads and event loops at once.
+
     Parameters
     ----------
     worker_id
@@ -211,8 +213,6 @@ class Connector:
     TypeError, ValueError
         When an argument is wrong. That NIXL is missing is told by the first use, with
         `NixlNotFoundError`.
-
-    Thread safety: may be used from any number of threads and event loops at once.
     """
 
     def __init__(
@@ -310,7 +310,7 @@ class Connector:
             What to offer; all of one kind of memory.
         timeout
             Seconds until the operation fails with `DeadlineExceededError`; None for no
-            deadline.
+            deadline; the connector's ``default_timeout`` when not given.
 
         Raises
         ------
@@ -352,7 +352,7 @@ class Connector:
             sizes as the remote's.
         timeout
             Seconds until the operation fails with `DeadlineExceededError`; None for no
-            deadline.
+            deadline; the connector's ``default_timeout`` when not given.
 
         Raises
         ------
