@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nixl_connect as nc
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -66,3 +67,8 @@ def test_the_suite_of_the_testing_page_passes(tmp_path: Path) -> None:
     # It is as quiet as the page says.
     assert "UCX" not in result.stdout
     assert not result.stderr
+
+
+def test_every_public_name_is_on_an_api_page() -> None:
+    pages = "".join(page.read_text() for page in DOCS.glob("api/*.md"))
+    assert not [name for name in nc.__all__ if not re.search(rf"\b{name}\b", pages)]
