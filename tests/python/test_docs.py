@@ -43,10 +43,17 @@ def test_every_api_page_has_an_example(page: Path) -> None:
     assert BLOCK.search(page.read_text()), page
 
 
-def test_the_readme_example_runs(tmp_path: Path) -> None:
-    readme = (DOCS.parent / "README.md").read_text()
-    for block in BLOCK.findall(readme):
-        test_example_runs(block, tmp_path)
+@pytest.mark.parametrize("readme", ["README.md", "python/README.md"])
+def test_the_readme_example_runs(readme: str, tmp_path: Path) -> None:
+    (example,) = BLOCK.findall((DOCS.parent / readme).read_text())
+    test_example_runs(example, tmp_path)
+
+
+def test_the_package_description_has_no_links_into_the_repository() -> None:
+    description = (DOCS.parent / "python" / "README.md").read_text()
+    links = re.findall(r"\]\((.*?)\)", description)
+    assert links
+    assert all(link.startswith("https://") for link in links)
 
 
 def test_the_suite_of_the_testing_page_passes(tmp_path: Path) -> None:
