@@ -158,6 +158,8 @@ class Connector:
     after it. Once any connector has been used, forked children cannot use one (UCX does not
     survive a fork) and are told so with `ForkedProcessError`; spawn them instead.
 
+    Thread safety: may be used from any number of threads and event loops at once.
+
     Parameters
     ----------
     worker_id
@@ -210,8 +212,6 @@ class Connector:
     TypeError, ValueError
         When an argument is wrong. That NIXL is missing is told by the first use, with
         `NixlNotFoundError`.
-
-    Thread safety: may be used from any number of threads and event loops at once.
     """
 
     def __init__(
@@ -312,7 +312,7 @@ class Connector:
             What to offer; kinds of memory and devices may be mixed.
         timeout
             Seconds until the operation fails with `DeadlineExceededError`; None for no
-            deadline.
+            deadline; the connector's ``default_timeout`` when not given.
         stream
             The CUDA stream whose work so far must be done before a byte may move: a stream of
             torch, CuPy, Numba or cuda.core, or its handle. None for no waiting. If it is not
@@ -364,7 +364,7 @@ class Connector:
             sizes as the remote's.
         timeout
             Seconds until the operation fails with `DeadlineExceededError`; None for no
-            deadline.
+            deadline; the connector's ``default_timeout`` when not given.
         stream
             As of `create_readable`: what still uses the memory is done before the data arrives.
             The transfer is under way when the stream's work is done.

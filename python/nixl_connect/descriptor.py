@@ -194,6 +194,11 @@ def _inspect(data: object) -> _Memory:
 class Descriptor(_core.Descriptor):
     """One contiguous piece of memory, to be read or written by operations.
 
+    The memory is kept alive and registered for as long as an operation may use it, and not
+    longer, unless it is registered by hand with `register_with_connector`.
+
+    Thread safety: may be shared by threads and used in many operations at once.
+
     Parameters
     ----------
     data
@@ -215,11 +220,6 @@ class Descriptor(_core.Descriptor):
     ValueError
         When `data` is None, empty, null, or a strided array on a device; or is not where it says,
         as the CUDA driver knows.
-
-    The memory is kept alive and registered for as long as an operation may use it, and not
-    longer, unless it is registered by hand with `register_with_connector`.
-
-    Thread safety: may be shared by threads and used in many operations at once.
     """
 
     _source: object = None
@@ -342,6 +342,8 @@ class DescriptorList(_core.DescriptorList):
     What a list of `Descriptor` does, without an object for each: addresses and sizes go to the
     core as arrays.
 
+    Thread safety: may be shared by threads and used in many operations at once.
+
     Parameters
     ----------
     addresses
@@ -360,8 +362,6 @@ class DescriptorList(_core.DescriptorList):
     ValueError
         When there are no addresses, as many sizes as addresses are not given, or one is not
         above 0; or when the memory is not on the device, as the CUDA driver knows.
-
-    Thread safety: may be shared by threads and used in many operations at once.
     """
 
     _source: object = None

@@ -47,11 +47,11 @@ class RejectedMetadataError(TransferError, ValueError):
 
 
 class PeerUnreachableError(TransferError, ConnectionError):
-    """The peer could not be reached: nothing was ever moved to or from it."""
+    """The peer could not be reached: it has ended, or no network leads to it."""
 
 
 class PeerDisconnectedError(TransferError, ConnectionError):
-    """The peer was reached before, and is gone."""
+    """The peer was reached before, and was lost in the middle of this transfer."""
 
 
 class RemoteFailedError(TransferError):

@@ -35,18 +35,18 @@ _COUNTERS = {
 class ConnectorCollector(Collector):
     """Figures of connectors, to be registered with a Prometheus registry.
 
-    Parameters
-    ----------
-    connectors
-        The connectors; none for all that are open in this process when figures are asked for.
-        Those of one name are added up.
-
     Every metric begins with ``nixl_connect_`` and has the label ``connector``. Asking starts
     nothing, and holds nobody up for longer than a millisecond for each connector.
 
     Example: ``prometheus_client.REGISTRY.register(ConnectorCollector())``.
 
     Thread safety: may be asked from any thread.
+
+    Parameters
+    ----------
+    connectors
+        The connectors; none for all that are open in this process when figures are asked for.
+        Those of one name are added up.
     """
 
     def __init__(self, *connectors: Connector) -> None:
