@@ -233,11 +233,20 @@ soak: $(STAMPS)/test-tools
 # A library that cannot be installed here is skipped, with a reason.
 BENCH_OUTPUT ?= docs/bench
 BENCH_ROUNDS ?= 5
-.PHONY: bench bench-cpp
+.PHONY: bench bench-cpp bench-gpu
 bench: bench-cpp
 	-$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[bench]"
 	$(BIN)/python bench/python/side_by_side.py --rounds $(BENCH_ROUNDS) --scale 0.5 --output $(BENCH_OUTPUT)
 	$(BIN)/python bench/python/manners.py --output $(BENCH_OUTPUT)
+
+# The same of memory on a GPU, or from one to another: make bench-gpu DEVICE=cuda:0 MOVER_DEVICE=cuda:1
+DEVICE ?= cuda:0
+MOVER_DEVICE ?= $(DEVICE)
+bench-gpu: $(STAMPS)/test-tools
+	-$(BIN)/python -m pip install -q --no-build-isolation -C build-dir=$(BUILD)/python ".[bench]"
+	$(BIN)/python bench/python/side_by_side.py --rounds $(BENCH_ROUNDS) --output $(BENCH_OUTPUT) \
+	  --device $(DEVICE) --mover-device $(MOVER_DEVICE)
+	$(BIN)/python bench/python/manners.py --only stall --device $(DEVICE)
 
 # What each step costs, in C++, and whole operations beside NIXL's C interface.
 bench-cpp: $(STAMPS)/test-tools $(STAMPS)/googletest

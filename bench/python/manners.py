@@ -22,6 +22,7 @@ os.environ.setdefault("UCX_NET_DEVICES", "lo")
 
 import nixl_connect as nc
 import numpy as np
+from backends.memory import Buffer, described, on_device
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -43,11 +44,11 @@ def resident_mib() -> float:
 class Pair:
     """Two connectors that know each other, and a buffer for each."""
 
-    def __init__(self, size: int, **options: float) -> None:
+    def __init__(self, size: int, device: str | None = None, **options: float) -> None:
         self.owner = nc.Connector("owner", **options)  # type: ignore[arg-type]
         self.mover = nc.Connector("mover", **options)  # type: ignore[arg-type]
-        self.source = nc.Descriptor((np.ones(size, dtype=np.uint8), "cpu"))
-        self.target = nc.Descriptor((np.zeros(size, dtype=np.uint8), "cpu"))
+        self.source = nc.Descriptor(described(allocate(size, 1, device)))
+        self.target = nc.Descriptor(described(allocate(size, 0, device)))
 
     async def operate(self) -> float:
         began = time.perf_counter()
@@ -71,10 +72,16 @@ class Pair:
         await self.mover.aclose()
 
 
-async def stall(_: argparse.Namespace) -> list[Figure]:
+def allocate(size: int, value: int, device: str | None) -> Buffer:
+    if device is not None:
+        return on_device(size, value, device)
+    return np.ones(size, np.uint8) if value else np.zeros(size, np.uint8)
+
+
+async def stall(options: argparse.Namespace) -> list[Figure]:
     worst = []
     for _ in range(3):
-        async with Pair(1 << 30) as pair:
+        async with Pair(1 << 30, options.device) as pair:
             moving = asyncio.create_task(pair.operate())
             longest = 0.0
             last = time.perf_counter()
@@ -188,6 +195,7 @@ FIGURES: dict[str, Callable[[argparse.Namespace], Awaitable[list[Figure]]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", choices=list(FIGURES))
+    parser.add_argument("--device", help="the stall: with memory of this device of torch")
     parser.add_argument("--seconds", type=float, default=10.0, help="to wait")
     parser.add_argument("--operations", type=int, default=1_000_000, help="of the long run")
     parser.add_argument("--output", type=Path, help="a folder for the figures (JSON)")

@@ -42,6 +42,8 @@ class Backend:
     """Listens on every interface: runs in a network namespace with nothing but loopback."""
     only: tuple[str, ...] = ()
     """The works that it is measured at; all when empty."""
+    devices: bool = False
+    """Moves memory of GPUs too."""
 
     def missing(self) -> str | None:
         for module in self.modules:
@@ -53,7 +55,7 @@ class Backend:
             return "needs a network namespace of its own: root and the command ip"
         return None
 
-    def command(self, work: "Work") -> list[str]:
+    def command(self, work: "Work", devices: list[str]) -> list[str]:
         # Each slot at least twice, so that its bytes can be checked.
         operations = max(5, 2 * work.in_flight, int(work.operations * self.speed))
         common = [
@@ -65,7 +67,7 @@ class Backend:
         ]
         if self.program:
             return [str(WHOLE_OPERATION), *self.program, *common]
-        command = [sys.executable, str(HERE / "worker.py"), *self.worker, *common]
+        command = [sys.executable, str(HERE / "worker.py"), *self.worker, *common, *devices]
         if self.isolated:
             script = 'ip link set lo up && exec "$@"'
             return ["unshare", "-n", "sh", "-c", script, "sh", *command]
@@ -88,6 +90,13 @@ WORKS = [
     Work("large", "64 MiB, 4 KiB pages", 64 * MIB, 1, 40),
     Work("huge", "64 MiB, huge pages", 64 * MIB, 1, 40, huge=True),
 ]
+# Of memory on a device.
+DEVICE_WORKS = [
+    Work("device-one", "4 KiB, 1 in flight", 4096, 1, 3000),
+    Work("device-many", "4 KiB, 256 in flight", 4096, 256, 15_000),
+    Work("device-large", "64 MiB", 64 * MIB, 1, 200),
+    Work("device-giant", "1 GiB", 1024 * MIB, 1, 20),
+]
 
 
 def ours(*options: str) -> tuple[str, ...]:
@@ -98,8 +107,8 @@ NIXL = ("nixl", "torch")
 SMALL = ("one", "many")
 LARGE = ("large", "huge")
 BACKENDS = [
-    Backend("nixl_connect", ours()),
-    Backend("nixl_connect, uvloop", ours("--uvloop"), modules=("uvloop",)),
+    Backend("nixl_connect", ours(), devices=True),
+    Backend("nixl_connect, uvloop", ours("--uvloop"), modules=("uvloop",), devices=True),
     Backend("nixl_connect, engines=3", ours("--engines=3"), only=LARGE),
     Backend("nixl_connect, C++", program=("--library=ours",)),
     Backend("nixl_connect, C++ polling", program=("--library=ours-polling",)),
@@ -109,19 +118,21 @@ BACKENDS = [
     Backend("nixl_connect, C++ Asio", program=("--library=ours-asio",), only=SMALL),
     Backend("nixl_connect, C++ libuv", program=("--library=ours-uv",), only=SMALL),
     Backend("NIXL, C interface", program=("--library=raw",)),
-    Backend("NIXL, Python", ("--backend=nixl_python",), modules=NIXL),
+    Backend("NIXL, Python", ("--backend=nixl_python",), modules=NIXL, devices=True),
     Backend(
         "NIXL, Python, its thread",
         ("--backend=nixl_python",),
         modules=NIXL,
         environment=(("BENCH_NIXL_THREAD", "1"),),
         speed=0.3,
+        devices=True,
     ),
     Backend(
         "dynamo.nixl_connect",
         ("--backend=dynamo_api", "--library=dynamo.nixl_connect"),
         modules=("dynamo", *NIXL),
         speed=0.08,
+        devices=True,
     ),
     Backend(
         "null (asyncio alone)", ("--backend=dynamo_api", "--library=backends.null"), only=SMALL
@@ -142,10 +153,13 @@ BACKENDS = [
     Backend("asyncio streams", ("--backend=unix_streams",), speed=0.5),
     Backend("shared memory, pipe", ("--backend=shared_memory",)),
     Backend("memcpy", ("--backend=memcpy",)),
+    Backend("the device's own copy", ("--backend=memcpy",), only=("device",), devices=True),
 ]
 PACKAGES = (
     "nixl-connect",
     "nixl-cu12",
+    "nixl-cu13",
+    "torch",
     "ai-dynamo-runtime",
     "ucxx-cu12",
     "libucx-cu12",
@@ -189,7 +203,7 @@ def nixl_library() -> str:
     return next(iter(nixl_library_candidates()), "")
 
 
-def measure(backend: Backend, work: Work, into: Figures) -> None:
+def measure(backend: Backend, work: Work, devices: list[str], into: Figures) -> None:
     environment = {
         **os.environ,
         "UCX_NET_DEVICES": "lo",
@@ -198,9 +212,12 @@ def measure(backend: Backend, work: Work, into: Figures) -> None:
         "NIXL_LOG_LEVEL": "ERROR",
         **dict(backend.environment),
     }
+    if devices:
+        # Else what UCX knows of GPUs is not loaded.
+        del environment["UCX_MODULES"]
     environment.setdefault("NIXL_CONNECT_NIXL_LIBRARY", nixl_library())
     result = subprocess.run(
-        backend.command(work),
+        backend.command(work, devices),
         cwd=HERE,
         env=environment,
         capture_output=True,
@@ -227,6 +244,9 @@ def show(console: Console, work: Work, figures: dict[str, Figures]) -> None:
     headings = ("", "p50", "p99", "GB/s" if large else "operations/s", "CPU/operation, both sides")
     for heading in headings:
         table.add_column(heading, justify="left" if not heading else "right")
+    limit = figures.get("the device's own copy") if large else None
+    if limit is not None:
+        table.add_column("of the copy's speed", justify="right")
     for name, f in figures.items():
         rate = f"{work.size / f.p50 / 1e9:,.1f}" if large else f"{f.rate:,.0f}"
         table.add_row(
@@ -235,6 +255,7 @@ def show(console: Console, work: Work, figures: dict[str, Figures]) -> None:
             f"{f.p99 * 1e6:,.0f} µs",
             rate,
             f"{f.cpu_per_operation * 1e6:,.0f} µs",
+            *([] if limit is None else [f"{limit.p50 / f.p50:.2f}"]),
         )
     console.print(table)
 
@@ -293,7 +314,16 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "packages": versions(),
+        **gpu(),
     }
+
+
+def gpu() -> dict[str, Any]:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"gpus": names, "cuda": torch.version.cuda}
 
 
 def main() -> None:
@@ -301,13 +331,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of operations")
     parser.add_argument("--only", action="append", help="backends with this in their name")
-    parser.add_argument("--work", action="append", choices=[w.name for w in WORKS])
+    parser.add_argument("--work", action="append", choices=[w.name for w in WORKS + DEVICE_WORKS])
+    parser.add_argument("--device", help="measures memory of this device of torch, as cuda:0")
+    parser.add_argument("--mover-device", help="the mover's, when it is another one")
     parser.add_argument("--output", type=Path, help="a folder for figures (JSON) and plots (SVG)")
     options = parser.parse_args()
 
     console = Console(width=120)
+    devices = [f"--device={options.device}"] if options.device else []
+    if options.mover_device:
+        devices.append(f"--mover-device={options.mover_device}")
     backends = []
     for backend in BACKENDS:
+        if (devices and not backend.devices) or (not devices and "device" in backend.only):
+            continue
         if options.only and not any(part in backend.name for part in options.only):
             continue
         if reason := backend.missing():
@@ -316,11 +353,11 @@ def main() -> None:
             backends.append(backend)
     works = [
         Work(**{**asdict(w), "operations": int(w.operations * options.scale)})
-        for w in WORKS
+        for w in (DEVICE_WORKS if devices else WORKS)
         if not options.work or w.name in options.work
     ]
     figures: dict[str, dict[str, Figures]] = {w.name: {} for w in works}
-    pairs = [(w, b) for w in works for b in backends if not b.only or w.name in b.only]
+    pairs = [(w, b) for w in works for b in backends if devices or not b.only or w.name in b.only]
 
     columns = (
         TextColumn("{task.description}", table_column=None),
@@ -333,7 +370,8 @@ def main() -> None:
         for _ in range(options.rounds):
             for work, backend in pairs:
                 progress.update(bar, description=f"{work.title}: {backend.name}".ljust(50))
-                measure(backend, work, figures[work.name].setdefault(backend.name, Figures()))
+                into = figures[work.name].setdefault(backend.name, Figures())
+                measure(backend, work, devices, into)
                 progress.advance(bar)
 
     for work in works:
@@ -341,8 +379,11 @@ def main() -> None:
     if options.output is None:
         return
     options.output.mkdir(parents=True, exist_ok=True)
+    if devices:
+        import torch  # noqa: F401 (what the machine has is asked of it)
     record = {
         "machine": machine(),
+        "devices": devices,
         "rounds": options.rounds,
         "works": {
             work.title: {
@@ -357,7 +398,8 @@ def main() -> None:
             for work in works
         },
     }
-    (options.output / "side_by_side.json").write_text(json.dumps(record, indent=1) + "\n")
+    name = "devices.json" if devices else "side_by_side.json"
+    (options.output / name).write_text(json.dumps(record, indent=1) + "\n")
     for work in works:
         plot(work, figures[work.name], options.output / f"{work.name}.svg")
 

@@ -26,6 +26,7 @@ from typing import Any
 os.environ.setdefault("UCX_NET_DEVICES", "lo")
 
 import numpy as np
+from backends.memory import Buffer, on_device, settle
 
 HUGE = 2 << 20
 
@@ -35,8 +36,13 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def allocate(options: argparse.Namespace, fill: Callable[[int], int]) -> list[np.ndarray]:
+def allocate(options: argparse.Namespace, fill: Callable[[int], int]) -> list[Buffer]:
     """A buffer for each slot; for every library on the same kind of pages."""
+    device = options.mover_device if options.mover else options.device
+    if device is not None:
+        buffers = [on_device(options.size, fill(slot), device) for slot in range(options.in_flight)]
+        settle()
+        return buffers
     buffers = []
     for slot in range(options.in_flight):
         length = -(-options.size // HUGE) * HUGE
@@ -50,22 +56,23 @@ def allocate(options: argparse.Namespace, fill: Callable[[int], int]) -> list[np
     return buffers
 
 
-def full(options: argparse.Namespace) -> list[np.ndarray]:
+def full(options: argparse.Namespace) -> list[Buffer]:
     return allocate(options, lambda slot: slot % 251)
 
 
-def empty(options: argparse.Namespace) -> list[np.ndarray]:
+def empty(options: argparse.Namespace) -> list[Buffer]:
     return allocate(options, lambda slot: 255)
 
 
-def are_right(buffers: list[np.ndarray]) -> bool:
+def are_right(buffers: list[Buffer]) -> bool:
     return all(bool((buffer == slot % 251).all()) for slot, buffer in enumerate(buffers))
 
 
-def report(buffers: list[np.ndarray]) -> dict[str, Any]:
+def report(buffers: list[Buffer]) -> dict[str, Any]:
     result = {"right": are_right(buffers), "cpu": cpu_seconds()}
     for buffer in buffers:
         buffer[:] = 255
+    settle()
     return result
 
 
@@ -327,6 +334,7 @@ def spin_owner(backend: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 def local(backend: Any, options: argparse.Namespace) -> dict[str, Any]:
     source = full(options)
+    options.mover = True
     target = empty(options)
 
     def run(operations: int) -> list[float]:
@@ -356,8 +364,11 @@ def main() -> None:
     parser.add_argument("--operations", type=int, default=1000)
     parser.add_argument("--warm-up", type=int, default=100)
     parser.add_argument("--huge", action="store_true", help="buffers on huge pages")
+    parser.add_argument("--device", help="the owner's, of torch; else NumPy's arrays")
+    parser.add_argument("--mover-device", help="the mover's, when it is another one")
     parser.add_argument("--mover", action="store_true")
     options = parser.parse_args()
+    options.mover_device = options.mover_device or options.device
     backend = importlib.import_module(f"backends.{options.backend}")
     if options.library:
         backend.configure(

@@ -43,6 +43,10 @@ OURS = ("--backend=dynamo_api", "--library=nixl_connect")
     [
         OURS,
         (*OURS, "--uvloop"),
+        # What is measured on a GPU, with torch's host memory in its place.
+        (*OURS, "--device=cpu:0"),
+        ("--backend=nixl_python", "--device=cpu:0", "--mover-device=cpu"),
+        ("--backend=memcpy", "--device=cpu:0"),
         (*OURS, "--engines=3", "--size=5000000", "--huge"),
         ("--backend=dynamo_api", "--library=backends.null"),
         ("--backend=nixl_python",),
@@ -79,6 +83,23 @@ def test_side_by_side(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "side_by_side.json").read_text())
     assert record["works"]["4 KiB, 1 in flight"]["memcpy"]["p50_us"] > 0
     assert (tmp_path / "one.svg").read_text().startswith("<?xml")
+
+
+def test_side_by_side_on_a_device(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="`make bench` installs it")
+    run(
+        "side_by_side.py",
+        "--rounds=1",
+        "--scale=0.01",
+        "--device=cpu:0",
+        "--work=device-large",
+        "--only=nixl_connect",
+        "--only=own copy",
+        f"--output={tmp_path}",
+    )
+    record = json.loads((tmp_path / "devices.json").read_text())
+    assert record["works"]["64 MiB"]["the device's own copy"]["p50_us"] > 0
+    assert record["works"]["64 MiB"]["nixl_connect"]["p50_us"] > 0
 
 
 def test_manners(tmp_path: Path) -> None:

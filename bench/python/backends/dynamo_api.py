@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-import numpy as np
+from backends.memory import Buffer, described
 
 STYLE = "asyncio"
 
@@ -32,13 +32,13 @@ class Offer:
 
 
 class Owner:
-    def __init__(self, buffers: list[np.ndarray]) -> None:
+    def __init__(self, buffers: list[Buffer]) -> None:
         self.hello: dict[str, Any] = {}
         self._connector = library.Connector("owner", **options)
-        self._descriptors = [library.Descriptor((buffer, "cpu")) for buffer in buffers]
+        self._descriptors = [library.Descriptor(described(buffer)) for buffer in buffers]
 
     @classmethod
-    async def start(cls, buffers: list[np.ndarray]) -> Owner:
+    async def start(cls, buffers: list[Buffer]) -> Owner:
         return cls(buffers)
 
     async def offer(self, slot: int) -> Offer:
@@ -49,12 +49,12 @@ class Owner:
 
 
 class Mover:
-    def __init__(self, buffers: list[np.ndarray]) -> None:
+    def __init__(self, buffers: list[Buffer]) -> None:
         self._connector = library.Connector("mover", **options)
-        self._descriptors = [library.Descriptor((buffer, "cpu")) for buffer in buffers]
+        self._descriptors = [library.Descriptor(described(buffer)) for buffer in buffers]
 
     @classmethod
-    async def start(cls, buffers: list[np.ndarray], hello: dict[str, Any]) -> Mover:
+    async def start(cls, buffers: list[Buffer], hello: dict[str, Any]) -> Mover:
         return cls(buffers)
 
     async def fetch(self, slot: int, message: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 os.environ.setdefault("UCX_NET_DEVICES", "lo")
 
-import numpy as np
 from nixl._api import nixl_agent, nixl_agent_config
+
+from backends.memory import Buffer, address, nixl_place
 
 STYLE = "spin"
 NOTIFIES = True
@@ -23,12 +24,14 @@ def new_agent(name: str) -> Any:
     return nixl_agent(name, nixl_agent_config(enable_prog_thread=THREAD))
 
 
-def regions(buffer: np.ndarray) -> list[tuple[int, int, int, str]]:
-    return [(buffer.ctypes.data, buffer.nbytes, 0, "")]
+def register(agent: Any, buffer: Buffer) -> Any:
+    device, memory = nixl_place(buffer)
+    region = (address(buffer), buffer.nbytes, device, "")
+    return agent.register_memory([region], mem_type=memory)
 
 
 class Owner:
-    def __init__(self, buffers: list[np.ndarray]) -> None:
+    def __init__(self, buffers: list[Buffer]) -> None:
         self._buffers = buffers
         self._agent = new_agent("owner")
         # Nothing is registered yet, so that this tells how to connect and no more.
@@ -39,13 +42,14 @@ class Owner:
 
     def offer(self, slot: int) -> dict[str, Any]:
         buffer = self._buffers[slot]
-        registered = self._agent.register_memory(regions(buffer), mem_type="DRAM")
+        registered = register(self._agent, buffer)
         self._registered[slot] = registered
         key = b"%032d" % next(self._keys)
         self._slots[key] = slot
         metadata = self._agent.get_partial_agent_metadata(registered)
         return {
-            "address": buffer.ctypes.data,
+            "address": address(buffer),
+            "place": nixl_place(buffer),
             "key": key.decode(),
             "metadata": base64.b64encode(metadata).decode(),
         }
@@ -62,7 +66,7 @@ class Owner:
 
 
 class Mover:
-    def __init__(self, buffers: list[np.ndarray], hello: dict[str, Any]) -> None:
+    def __init__(self, buffers: list[Buffer], hello: dict[str, Any]) -> None:
         self._buffers = buffers
         self._agent = new_agent("mover")
         self._agent.add_remote_agent(base64.b64decode(hello["agent"]))
@@ -71,10 +75,14 @@ class Mover:
     def begin(self, slot: int, message: dict[str, Any]) -> None:
         agent = self._agent
         buffer = self._buffers[slot]
-        registered = agent.register_memory(regions(buffer), mem_type="DRAM")
+        registered = register(agent, buffer)
         agent.add_remote_agent(base64.b64decode(message["metadata"]))
-        local = agent.get_xfer_descs([(buffer.ctypes.data, buffer.nbytes, 0)], mem_type="DRAM")
-        remote = agent.get_xfer_descs([(message["address"], buffer.nbytes, 0)], mem_type="DRAM")
+        (device, memory), (remote_device, remote_memory) = nixl_place(buffer), message["place"]
+        size = buffer.nbytes
+        local = agent.get_xfer_descs([(address(buffer), size, device)], mem_type=memory)
+        remote = agent.get_xfer_descs(
+            [(message["address"], size, remote_device)], mem_type=remote_memory
+        )
         key = message["key"].encode()
         handle = agent.initialize_xfer("READ", local, remote, "owner", key)
         if agent.transfer(handle) == "ERR":
