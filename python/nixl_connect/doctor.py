@@ -23,6 +23,7 @@ from ._library import nixl_library_candidates
 __all__ = ["Finding", "examine", "verdict"]
 
 _SECONDS = 60.0
+_UCX = re.compile(r"UCX  INFO  Version (\S+) \(loaded from ([^\s),]*)")
 _PACKAGES = ("nixl-connect", "nixl", "nixl-cu12", "nixl-cu13", "torch", "numpy", "uvloop")
 _MIB = 1 << 20
 
@@ -170,7 +171,7 @@ def _host(host: dict[str, object]) -> Iterator[Finding]:
         "ok",
         "UCX, tried below" + (f"; there, and not tried: {', '.join(others)}" if others else ""),
     )
-    if version := re.search(r"UCX  INFO  Version (\S+) \(loaded from ([^\s)]*)", log):
+    if version := _UCX.search(log):
         yield Finding("UCX", "ok", f"{version[1]}, {version[2]}")
     yield _moved("transfer of host memory", host)
     if host["status"] != 0:
@@ -199,14 +200,15 @@ def _no_gpu() -> str:
     )
 
 
-# What UCX needs for each transport. What it makes of it is seen in what it says of its endpoints.
-_NEEDS: dict[str, tuple[str, Callable[[], str]]] = {
-    "rc": ("RDMA between hosts", _exists("/dev/infiniband", "RDMA device")),
-    "cma": ("between processes of a host", lambda: _no_ptrace()),
-    "xpmem": ("between processes of a host", _exists("/dev/xpmem", "xpmem module")),
-    "cuda_copy": ("GPU memory", _no_gpu),
-    "cuda_ipc": ("between GPUs of a host", _no_gpu),
-    "gdr_copy": ("small GPU memory", _exists("/dev/gdrdrv", "gdrcopy module")),
+# What UCX needs for each transport: a module of its own, and something of the host. What it makes
+# of it is seen in what it says of its endpoints.
+_NEEDS: dict[str, tuple[str, str, Callable[[], str]]] = {
+    "rc": ("RDMA between hosts", "ib", _exists("/dev/infiniband", "RDMA device")),
+    "cma": ("between processes of a host", "cma", lambda: _no_ptrace()),
+    "xpmem": ("between processes of a host", "xpmem", _exists("/dev/xpmem", "xpmem module")),
+    "cuda_copy": ("GPU memory", "cuda", _no_gpu),
+    "cuda_ipc": ("between processes with GPUs", "cuda", _no_gpu),
+    "gdr_copy": ("small GPU memory", "cuda_gdrcopy", _exists("/dev/gdrdrv", "gdrcopy module")),
 }
 
 
@@ -219,13 +221,14 @@ def _no_ptrace() -> str:
 
 
 def _transports(host: dict[str, object]) -> Iterator[Finding]:
-    used = sorted(set(re.findall(r"\b(\w+)/[\w:.]+", _endpoints(str(host["log"])))))
+    log = str(host["log"])
+    used = sorted(set(re.findall(r"\b(\w+)/[\w:.]+", _endpoints(log))))
     if used:
         yield Finding("transports in use", "ok", ", ".join(used))
-    for transport, (what_for, missing) in _NEEDS.items():
+    for transport, (what_for, module, missing) in _NEEDS.items():
         if any(name == transport or name.startswith(f"{transport}_") for name in used):
             continue
-        reason = missing()
+        reason = missing() or _no_ucx_module(module, log)
         yield Finding(
             f"transport {transport}",
             "absent",
@@ -233,8 +236,41 @@ def _transports(host: dict[str, object]) -> Iterator[Finding]:
         )
 
 
+def _no_ucx_module(name: str, log: str) -> str:
+    """Why UCX, which says in its log where it is, has no such module."""
+    ucx = _UCX.search(log)
+    modules = Path(ucx[2]).parent / "ucx" if ucx else None
+    if modules is None or not modules.is_dir() or any(modules.glob(f"libuct_{name}.so*")):
+        return ""
+    return f"UCX has no module for it: libuct_{name}.so is not in {modules}"
+
+
 def _endpoints(log: str) -> str:
     return "\n".join(re.findall(r"cfg#\d+ (.*)", log))
+
+
+def _gpu_direct(sys_fs: Path, proc_fs: Path) -> Iterator[Finding]:
+    """Whether network cards reach a GPU's memory."""
+    if not any((sys_fs / "class/infiniband").glob("*")):
+        return
+    if (sys_fs / "module/nvidia_peermem").exists():
+        yield Finding("GPU memory over RDMA", "ok", "nvidia_peermem is loaded")
+    elif "Open" in _text(proc_fs / "driver/nvidia/version"):
+        yield Finding("GPU memory over RDMA", "ok", "by dma-buf, of the open kernel driver")
+    else:
+        yield Finding(
+            "GPU memory over RDMA",
+            "warning",
+            "neither nvidia_peermem nor the open kernel driver is loaded",
+            "load nvidia_peermem, or copies to and from host memory go before and after RDMA",
+        )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _gpu() -> Iterator[Finding]:
@@ -253,6 +289,7 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("GPU", "warning", f"nvidia-smi: {error}", "look at the driver's installation")
         return
     yield Finding("GPU", "ok", "; ".join(listing.splitlines()))
+    yield from _gpu_direct(Path("/sys"), Path("/proc"))
     probe = _probe("cuda")
     if "skipped" in probe:
         yield Finding("transfer of GPU memory", "absent", str(probe["skipped"]))

@@ -54,6 +54,34 @@ def test_the_doctor_survives_a_probe_that_dies(monkeypatch: pytest.MonkeyPatch) 
     assert doctor.verdict(list(findings.values())).state == "error"
 
 
+def test_the_doctor_says_which_module_ucx_lacks(tmp_path: Path) -> None:
+    log = f"UCX  INFO  Version 1.21.0 (loaded from {tmp_path}/libucs-1.so.0)"
+    modules = tmp_path / "ucx"
+    modules.mkdir()
+    (modules / "libuct_cma.so.0").touch()
+    findings = {f.subject: f for f in doctor._transports({"log": log})}
+    assert "UCX has no module" not in findings["transport cma"].detail
+    modules.joinpath("libuct_cma.so.0").unlink()
+    findings = {f.subject: f for f in doctor._transports({"log": log})}
+    assert "UCX has no module for it: libuct_cma.so" in findings["transport cma"].detail
+
+
+def test_the_doctor_says_whether_rdma_reaches_a_gpu(tmp_path: Path) -> None:
+    def found() -> list[str]:
+        return [f.state for f in doctor._gpu_direct(tmp_path / "sys", tmp_path / "proc")]
+
+    assert found() == []
+    (tmp_path / "sys/class/infiniband/mlx5_0").mkdir(parents=True)
+    assert found() == ["warning"]
+    driver = tmp_path / "proc/driver/nvidia"
+    driver.mkdir(parents=True)
+    (driver / "version").write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64")
+    assert found() == ["ok"]
+    (driver / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module")
+    (tmp_path / "sys/module/nvidia_peermem").mkdir(parents=True)
+    assert found() == ["ok"]
+
+
 def test_a_probe_of_a_gpu_without_one_is_skipped() -> None:
     pytest.importorskip("torch")
     result = subprocess.run(

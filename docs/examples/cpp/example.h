@@ -20,8 +20,10 @@ class Buffer {
   explicit Buffer(std::size_t size) : bytes_(std::make_shared<std::vector<unsigned char>>(size)) {}
 
   /// With contents of its own for each number.
-  Buffer(std::size_t size, std::size_t number) : Buffer(size) {
-    for (std::size_t i = 0; i < size; ++i) (*bytes_)[i] = contents(number, i);
+  Buffer(std::size_t size, std::size_t number) : Buffer(size) { fill(number); }
+
+  void fill(std::size_t number) const {
+    for (std::size_t i = 0; i < bytes_->size(); ++i) (*bytes_)[i] = contents(number, i);
   }
 
   bool holds(std::size_t number) const {
