@@ -91,8 +91,6 @@ class Reader {
 
 class Writer {
  public:
-  explicit Writer(std::string_view begin) : bytes_(begin) {}
-
   void field(std::string_view tag, std::string_view value) {
     const std::uint64_t size = value.size();
     bytes_.append(tag).append(reinterpret_cast<const char*>(&size), sizeof size);
@@ -105,7 +103,7 @@ class Writer {
   std::string bytes() && { return std::move(bytes_); }
 
  private:
-  std::string bytes_;
+  std::string bytes_{kMagic};
 };
 
 /// What can be shown to people, and to Python.
@@ -194,19 +192,24 @@ std::shared_ptr<const Blob> Blob::parse(std::string bytes) {
 }
 
 std::string Blob::join(const Blob& connections, const std::vector<std::string>& regions) {
+  std::string joined;
   std::uint64_t sections = 0;
-  std::string tail;
   for (const std::string& some : regions) {
     const Blob part(some);
     if (connections.agent_ != part.agent_) {
       throw Error(ErrorCode::rejected_metadata, "nixl_metadata: parts of two agents");
     }
+    if (joined.empty()) {
+      joined.reserve(connections.memory_offset_ + some.size() - part.memory_offset_);
+      joined.append(connections.head());
+      joined.append(some, part.memory_offset_, kSectionCountSize);
+    }
+    joined.append(some, part.memory_offset_ + kSectionCountSize);
     sections += part.sections_.size();
-    tail.append(some, part.memory_offset_ + kSectionCountSize);
   }
-  Writer writer(connections.head());
-  writer.integer(kSectionCount, sections);
-  return std::move(writer).bytes().append(tail);
+  const std::size_t count = connections.memory_offset_ + kSectionCountSize - 1 - sizeof sections;
+  std::memcpy(joined.data() + count, &sections, sizeof sections);
+  return joined;
 }
 
 std::string Blob::make(std::string_view agent, std::string_view backend, std::string_view address,
@@ -214,7 +217,7 @@ std::string Blob::make(std::string_view agent, std::string_view backend, std::st
   std::map<capi::MemoryType, std::vector<const Element*>> by_type;
   for (const Element& element : elements) by_type[element.region.type].push_back(&element);
 
-  Writer writer(kMagic);
+  Writer writer;
   writer.field(kAgentTag, agent);
   writer.integer("Conns", std::uint64_t{1});
   writer.field("t", backend);

@@ -38,8 +38,8 @@ class Blob {
   static std::shared_ptr<const Blob> parse(std::string bytes);
 
   /// One blob of the connection information in `connections` and the regions in each of
-  /// `regions`, which are what `Agent::partial_metadata` gives for no regions and for some. Throws
-  /// `Error(rejected_metadata)` when one of `regions` has not the expected form.
+  /// `regions`, which are what `Agent::partial_metadata` gives for no regions and for some; one or
+  /// more. Throws `Error(rejected_metadata)` when one of `regions` has not the expected form.
   static std::string join(const Blob& connections, const std::vector<std::string>& regions);
 
   /// A blob of one connection and these elements. To NIXL a remote agent's name is a label,

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import _core
 from ._default import Default
-from .descriptor import Descriptor, DescriptorList
+from .descriptor import HOST, Descriptor, DescriptorList
 from .device import Device, DeviceKind
 
 __all__ = ["fences"]
@@ -31,7 +31,11 @@ def fences(
     `stream` is one, or None for nothing, or the default: the streams that fill or use the memory
     as far as can be known.
     """
-    if stream is None or (stream is _DEFAULT and not _core.on_device(local)):
+    if stream is _DEFAULT:
+        on_host = local._device is HOST if type(local) is Descriptor else not _core.on_device(local)
+        if on_host:
+            return ()
+    if stream is None:
         return ()
     if stream is not _DEFAULT:
         fence = _after(stream, local)

@@ -57,7 +57,8 @@ class _Memory:
         self.source = source
 
 
-_HOST = Device((DeviceKind.HOST, 0))
+HOST = Device((DeviceKind.HOST, 0))
+"""The one that every descriptor of host memory has."""
 
 
 def _from_torch(tensor: Any) -> _Memory:
@@ -69,7 +70,7 @@ def _from_torch(tensor: Any) -> _Memory:
     writable = tensor.is_contiguous()
     if not writable:
         tensor = tensor.contiguous()
-    device = _HOST if kind is DeviceKind.HOST else Device((kind, tensor.get_device()))
+    device = HOST if kind is DeviceKind.HOST else Device((kind, tensor.get_device()))
     return _Memory(
         tensor.data_ptr(), tensor.numel() * tensor.element_size(), device, tensor, writable, tensor
     )
@@ -80,10 +81,10 @@ def _from_buffer(data: object) -> _Memory:
     view = memoryview(data)  # type: ignore[arg-type]
     address, size, writable, contiguous = _core.buffer_info(view)
     if contiguous:
-        return _Memory(address, size, _HOST, view, writable)
+        return _Memory(address, size, HOST, view, writable)
     copy = view.tobytes()
     address, size, _, _ = _core.buffer_info(copy)
-    return _Memory(address, size, _HOST, copy, False)
+    return _Memory(address, size, HOST, copy, False)
 
 
 def _from_interface(data: object, interface: dict[str, Any], device: Device) -> _Memory:
@@ -130,7 +131,7 @@ def _from_dlpack(data: object) -> _Memory:
         raise ValueError(
             "data: expected contiguous memory, got a strided array; make it contiguous first"
         )
-    device = _HOST if kind is DeviceKind.HOST else Device((kind, device_id))
+    device = HOST if kind is DeviceKind.HOST else Device((kind, device_id))
     # The object is kept too: it may be what keeps its exports valid.
     return _Memory(address, size, device, (data, owner), writable, data)
 
@@ -151,7 +152,7 @@ def _from_object(data: object) -> _Memory:
         pass
     interface = getattr(data, "__array_interface__", None)
     if interface is not None:
-        return _from_interface(data, interface, _HOST)
+        return _from_interface(data, interface, HOST)
     if hasattr(data, "__dlpack__"):
         return _from_dlpack(data)
     raise TypeError(f"data: {_EXPECTED}; got {type(data).__name__}")
@@ -161,7 +162,7 @@ def _from_tuple(data: tuple[Any, ...]) -> _Memory:
     if len(data) >= 2 and isinstance(data[0], int) and isinstance(data[1], int):
         if len(data) > 4:
             raise TypeError(f"data: {_EXPECTED}; got a tuple of {len(data)}")
-        device = _as_device(data[2]) if len(data) >= 3 else _HOST
+        device = _as_device(data[2]) if len(data) >= 3 else HOST
         owner = data[3] if len(data) == 4 else None
         return _Memory(data[0], data[1], device, owner, True)
     if len(data) == 2:
@@ -173,10 +174,10 @@ def _from_tuple(data: tuple[Any, ...]) -> _Memory:
 
 
 def _as_device(value: object) -> Device:
-    if isinstance(value, Device):
-        return value
     if isinstance(value, str):
-        return Device(value)
+        value = Device(value)
+    if isinstance(value, Device):
+        return HOST if value.kind is DeviceKind.HOST else value
     raise TypeError(f"data: expected a Device or str as the device, got {type(value).__name__}")
 
 
