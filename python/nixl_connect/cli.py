@@ -15,13 +15,13 @@ from rich.table import Table
 
 from . import benchmark, doctor
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="Move memory between processes and machines with RDMA over NIXL.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-bench_app = typer.Typer(
+bench_app: typer.Typer = typer.Typer(
     help="Measure transfers between two processes of this host, or from another host.",
     invoke_without_command=True,
 )

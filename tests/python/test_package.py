@@ -14,6 +14,16 @@ def test_is_typed() -> None:
     assert Path(nc.__file__).with_name("py.typed").exists()
 
 
+def test_the_program_that_type_checkers_see_is_right() -> None:
+    """`make lint` checks it with mypy and pyright."""
+    program = ROOT / "tests/typing/user.py"
+    text = program.read_text()
+    assert [name for name in nc.__all__ if f"nc.{name}" not in text] == []
+    result = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("every type as it says\n")
+
+
 def test_stub_is_up_to_date(tmp_path: Path) -> None:
     """`make stubs` writes it."""
     made = tmp_path / "_core.pyi"
