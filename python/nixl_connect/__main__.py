@@ -11,7 +11,7 @@ def main() -> None:
     except ImportError as error:
         if error.name not in ("typer", "rich"):
             raise
-        sys.exit("nixl-connect: needs typer and rich: pip install nixl-connect[cli]")
+        sys.exit("nixl-connect: needs typer and rich: pip install 'nixl-connect[cli]'")
     run()
 
 

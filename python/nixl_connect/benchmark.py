@@ -40,7 +40,7 @@ _PATIENCE = 60.0
 
 
 class PeerError(RuntimeError):
-    """The serving side cannot do what is asked, or has gone."""
+    """The serving side is not there, cannot do what is asked, or has gone."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,14 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[_Lines]:
-        reader, writer = await asyncio.open_connection(self.host, self.port, limit=_LIMIT)
+        try:
+            reader, writer = await asyncio.open_connection(self.host, self.port, limit=_LIMIT)
+        except OSError as error:
+            raise PeerError(
+                f"{self.host} cannot be reached at port {self.port} ({error.strerror or error}): "
+                "does `nixl-connect bench serve --host ADDRESS` run there, with an address that "
+                "leads here?"
+            ) from error
         try:
             yield _Lines(reader, writer)
         finally:
@@ -224,8 +231,8 @@ async def measure(
     ------
     PeerError
         When the serving side refuses or has gone, or this one has not the memory asked for.
-    OSError
-        When it cannot be reached.
+    TransferError
+        When the transfers fail.
     """
     results = []
     async with peer.connected() as lines, nc.Connector("bench") as connector:
@@ -245,15 +252,24 @@ async def measure(
 async def _measure(lines: _Lines, connector: nc.Connector, work: Work) -> Result:
     slots = range(work.in_flight)
     targets = [nc.Descriptor(_memory(work.kind, work.size)) for _ in slots]
-    await lines.ask(what="prepare", size=work.size, slots=work.in_flight, kind=work.kind)
+    await lines.ask(
+        what="prepare",
+        version=nc.__version__,
+        size=work.size,
+        slots=work.in_flight,
+        kind=work.kind,
+    )
 
     async def read(slot: int) -> None:
         offer = await lines.ask(what="offer", slot=slot)
-        metadata = nc.RdmaMetadata.model_validate(offer)
-        ended = asyncio.ensure_future(lines.ask(what="ended", slot=slot))
-        async with connector.begin_read(metadata, targets[slot], timeout=_PATIENCE) as operation:
+        await asyncio.gather(
+            fetch(nc.RdmaMetadata.model_validate(offer), targets[slot]),
+            lines.ask(what="ended", slot=slot),
+        )
+
+    async def fetch(metadata: nc.RdmaMetadata, target: nc.Descriptor) -> None:
+        async with connector.begin_read(metadata, target, timeout=_PATIENCE) as operation:
             await operation.wait_for_completion()
-        await ended
 
     async def run(seconds: float, least: int) -> tuple[float, list[float]]:
         times: list[float] = []
@@ -326,6 +342,11 @@ class _Service:
 
     async def _do(self, question: dict[str, Any]) -> Any:
         if question["what"] == "prepare":
+            if (version := question.get("version")) != nc.__version__:
+                raise ValueError(
+                    f"expected version {nc.__version__} of nixl_connect, which is installed here, "
+                    f"got {version}"
+                )
             size, slots = int(question["size"]), int(question["slots"])
             if not 0 < size * slots <= _MOST_BYTES:
                 raise ValueError(f"size: expected 16 GiB at most for all slots, got {size * slots}")

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from . import benchmark, doctor
+from .errors import PeerUnreachableError, TransferError
 
 app: typer.Typer = typer.Typer(
     help="Move memory between processes and machines with RDMA over NIXL.",
@@ -130,7 +131,7 @@ def _measure(
             import matplotlib  # noqa: F401
         except ImportError:
             raise typer.BadParameter(
-                "needs matplotlib: pip install nixl-connect[plot]", param_hint="--plot"
+                "needs matplotlib: pip install 'nixl-connect[plot]'", param_hint="--plot"
             ) from None
     try:
         works = [
@@ -152,8 +153,11 @@ def _measure(
 
         try:
             results = asyncio.run(benchmark.measure(peer, works, begin, end))
-        except (OSError, benchmark.PeerError) as error:
-            Console(stderr=True).print(f"[red]error[/]: {error}", highlight=False)
+        except (benchmark.PeerError, TransferError) as error:
+            advice = ""
+            if isinstance(error, PeerUnreachableError):
+                advice = "\nUCX_NET_DEVICES, on both hosts: an interface that leads to the other"
+            Console(stderr=True).print(f"[red]error[/]: {error}{advice}", highlight=False)
             raise typer.Exit(1) from None
     if as_json:
         print(json.dumps([result.figures() for result in results], indent=1))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -127,7 +129,31 @@ def test_bench_between_a_server_and_a_client() -> None:
             assert json.loads(result.stdout)[0]["reads"] >= 2
         refused = run("bench", "connect", "127.0.0.1", *options, "--kind", "cuda:0")
         assert refused.returncode == 1 or "64 KiB" in refused.stdout
-        server.terminate()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 130
+    gone = run("bench", "connect", "127.0.0.1", *options)
+    assert gone.returncode == 1
+    assert f"127.0.0.1 cannot be reached at port {port}" in gone.stderr.replace("\n", " ")
+    assert "Traceback" not in gone.stderr
+
+
+def test_bench_stops_at_ctrl_c() -> None:
+    command = [sys.executable, "-m", "nixl_connect", "bench", "--seconds", "60", "--sizes", "4K"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as measuring:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            measuring.wait(4)
+        measuring.send_signal(signal.SIGINT)
+        _, said = measuring.communicate(timeout=60)
+    assert measuring.returncode == 130
+    assert "Traceback" not in said
+
+
+async def test_bench_refuses_another_version() -> None:
+    service = benchmark._Service(None, None)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"expected version .* which is installed here, got 0\.0\.9"
+    ):
+        await service._do({"what": "prepare", "version": "0.0.9", "size": 1, "slots": 1})
 
 
 def test_bench_tells_what_is_wrong() -> None:

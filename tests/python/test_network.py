@@ -141,6 +141,45 @@ async def test_moves_between_two_hosts(start: Start) -> None:
     await asyncio.gather(*[move(left, right, "read", [1000], seed) for seed in range(64)])
 
 
+def on_host(hosts: Hosts, side: int, *command: str) -> tuple[list[str], dict[str, str]]:
+    assert IP is not None
+    arguments = [sys.executable, "-m", "nixl_connect", *command]
+    environment = {
+        **os.environ,
+        "UCX_NET_DEVICES": hosts.links[side],
+        "UCX_TLS": "tcp",
+        "UCX_LOG_LEVEL": "fatal",
+        "NIXL_LOG_LEVEL": "FATAL",
+    }
+    return [IP, "netns", "exec", hosts.names[side], *arguments], environment
+
+
+def test_bench_between_two_hosts(hosts: Hosts) -> None:
+    serve, environment = on_host(
+        hosts, 0, "bench", "serve", "--host", "10.99.0.1", "--port", "7654"
+    )
+    with subprocess.Popen(serve, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "serving at 10.99.0.1 port 7654\n"
+        options = ["--sizes", "4K,1M", "--in-flight", "1,4", "--seconds", "0.05", "--json"]
+        command, environment = on_host(hosts, 1, "bench", "connect", "10.99.0.1", *options)
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=100
+        )
+        assert result.returncode == 0, result.stderr
+        assert all(figures["reads"] >= 2 for figures in json.loads(result.stdout))
+
+        # An interface that does not lead there.
+        environment["UCX_NET_DEVICES"] = "lo"
+        result = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=100
+        )
+        server.terminate()
+    assert result.returncode == 1
+    assert "UCX_NET_DEVICES, on both hosts" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="needs /dev/net/tun")
 @pytest.mark.parametrize(
     ("loss", "delay"), [(0.0, 0.005), (0.02, 0.0), (0.01, 0.002)], ids=["delay", "loss", "both"]
