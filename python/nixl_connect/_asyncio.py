@@ -83,7 +83,13 @@ async def wait_for(
     Returns whether the token came. `notify` returns False when there is nothing to wait for;
     `forget` takes a notification back that is no longer wanted.
     """
-    loop = asyncio.get_running_loop()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "expected a running asyncio event loop, got none: trio has nixl_connect.trio, and "
+            "threads have wait() and the factories that end in _blocking"
+        ) from None
     bridge = _bridge_of(loop)
     token = bridge.next_token()
     future: asyncio.Future[bool] = loop.create_future()

@@ -168,6 +168,15 @@ def test_trio_raises_why_an_operation_failed(connector: nc.Connector) -> None:
     trio.run(main)
 
 
+def test_what_is_asyncios_says_so_under_trio(connector: nc.Connector) -> None:
+    async def main() -> None:
+        with await offer_in_trio(connector, bytearray(10)) as offer:
+            with pytest.raises(RuntimeError, match=r"trio has nixl_connect\.trio"):
+                await offer.wait_for_completion()
+
+    trio.run(main)
+
+
 def test_importing_the_package_imports_no_trio() -> None:
     run = run_python("import sys, nixl_connect; print('trio' in sys.modules)")
     assert run.stdout == "False\n", run.stderr

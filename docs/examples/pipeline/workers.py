@@ -116,19 +116,45 @@ class Reservation:
     count: int
 
 
+class CachePool:
+    """KV caches that are used again, when nobody can write to them any more."""
+
+    STEP = 64  # positions
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[torch.Tensor]] = {}
+        self._returning: set[asyncio.Task[None]] = set()
+
+    def take(self, positions: int) -> torch.Tensor:
+        positions = -(-positions // self.STEP) * self.STEP
+        free = self._free.setdefault(positions, [])
+        return free.pop() if free else model.new_cache(positions)
+
+    def give_back(self, reserved: Reservation) -> None:
+        returning = asyncio.create_task(self._give_back(reserved))
+        self._returning.add(returning)
+        returning.add_done_callback(self._returning.discard)
+
+    async def _give_back(self, reserved: Reservation) -> None:
+        # An operation that was cancelled has ended, and a late write may still come.
+        await reserved.writable.wait_for_release()
+        self._free[reserved.cache.shape[2]].append(reserved.cache)
+
+
 class DecodeWorker(Worker):
     """Sets memory apart for a KV cache, and goes on from it when it has been written."""
 
     def __init__(self, name: str, dies_at: int = 0) -> None:
         super().__init__(name, dies_at)
         self._model = model.language_model()
+        self._pool = CachePool()
         self._reservations: dict[str, Reservation] = {}
 
     # The decode worker offers and prefill writes, not the other way: memory for a cache is
     # found before anything is computed, and the prefill worker, the busiest, has its own back
     # as soon as the write has ended, however long the decode worker's queue is.
     async def reserve(self, length: int, count: int) -> dict[str, Any]:
-        cache, logits = model.new_cache(length + count), torch.empty(model.VOCABULARY)
+        cache, logits = self._pool.take(length + count), torch.empty(model.VOCABULARY)
         writable = await self.connector.create_writable(pieces(cache, length, logits))
         metadata = writable.metadata()
         reservation = Reservation(writable, cache, logits, length, count)
@@ -137,18 +163,22 @@ class DecodeWorker(Worker):
 
     async def generate(self, key: str) -> dict[str, Any]:
         reserved = self._reservations.pop(key)
-        async with reserved.writable as writable:
-            await writable.wait_for_completion()
-        self.in_the_middle()
-        tokens, logits = await self.compute(
-            self._model.decode, reserved.logits, reserved.cache, reserved.length, reserved.count
-        )
+        try:
+            async with reserved.writable as writable:
+                await writable.wait_for_completion()
+            self.in_the_middle()
+            tokens, logits = await self.compute(
+                self._model.decode, reserved.logits, reserved.cache, reserved.length, reserved.count
+            )
+        finally:
+            self._pool.give_back(reserved)
         return {"tokens": tokens, "logits": logits.tolist()}
 
     async def release(self, key: str) -> None:
-        """Give a reservation up. A late write does no harm: the tensors live until it cannot be."""
+        """Give a reservation up. A late write does no harm: the pool waits until it cannot be."""
         if (reserved := self._reservations.pop(key, None)) is not None:
             reserved.writable.cancel()
+            self._pool.give_back(reserved)
 
 
 def pieces(cache: torch.Tensor, length: int, logits: torch.Tensor) -> nc.DescriptorList:
