@@ -124,13 +124,13 @@ Agent::~Agent() {
 }
 
 void Agent::register_memory(const std::vector<Region>& regions) {
-  const CudaContext context = CudaContext::of(regions);
+  const CudaContext context(cuda_context_of(regions));
   const auto list = registration_list(api_, regions);
   check("register_mem", api_.register_mem(agent_, list.get(), nullptr));
 }
 
 void Agent::deregister_memory(const std::vector<Region>& regions) {
-  const CudaContext context = CudaContext::of(regions);
+  const CudaContext context(cuda_context_of(regions));
   const auto list = registration_list(api_, regions);
   check("deregister_mem", api_.deregister_mem(agent_, list.get(), nullptr));
 }
@@ -165,7 +165,7 @@ void Agent::forget_remote(const std::string& peer) noexcept {
 Transfer Agent::create_transfer(OperationKind kind, const std::vector<Region>& local,
                                 const std::vector<Region>& remote, const std::string& peer,
                                 const std::string& notification) {
-  const CudaContext context = CudaContext::of(local);
+  const CudaContext context(cuda_context_of(local));
   const auto local_list = transfer_list(api_, local);
   const auto remote_list = transfer_list(api_, remote);
 

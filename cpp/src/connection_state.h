@@ -55,6 +55,8 @@ struct ConnectionState {
   RemoteOffer remote;
   /// What must have happened before any of that is used.
   std::vector<Fence> after;
+  /// Whether some of the memory here is a GPU's.
+  bool on_device = false;
   /// Whether it is registered and begun within microseconds, and no time is spent on moving it.
   bool small = false;
   /// Most of a large transfer, to be moved by other engines. When all have been, the operation

@@ -107,7 +107,7 @@ struct Connector::Impl {
   std::atomic<std::size_t> next_copier{0};
 
   bool for_copiers(const ConnectionState& state) const {
-    return !copiers.empty() && state.bytes >= kLarge && all_on_host(state.local_regions) &&
+    return !copiers.empty() && state.bytes >= kLarge && !state.on_device &&
            (state.passive || all_on_host(state.remote.regions));
   }
 
@@ -121,6 +121,7 @@ struct Connector::Impl {
     part->began = whole.began;
     part->local = whole.local;
     part->local_regions = std::move(local_regions);
+    part->on_device = whole.on_device;
     part->remote = std::move(remote);
     whole.parts.push_back(std::move(part));
   }
@@ -187,7 +188,8 @@ struct Connector::Impl {
       state->local_regions.push_back(Region::of(d.device, d.address, d.size));
     }
     state->bytes = bytes_in(state->local_regions);
-    state->small = local.size() <= kFewRegions && all_on_host(state->local_regions) &&
+    state->on_device = !all_on_host(state->local_regions);
+    state->small = local.size() <= kFewRegions && !state->on_device &&
                    state->bytes <= engine->options().inline_limit;
     std::erase_if(after, [](const Fence& fence) { return fence == nullptr; });
     state->after = std::move(after);

@@ -152,19 +152,22 @@ cuda::Context* primary_cuda_context(const CudaDriver& driver, int device) {
   return context;
 }
 
-CudaContext::CudaContext(const CudaDriver* driver, cuda::Context* context) noexcept {
-  if (driver == nullptr || context == nullptr) return;
-  if (driver->CtxPushCurrent(context) == cuda::kSuccess) driver_ = driver;
-}
-
-CudaContext CudaContext::of(const std::vector<Region>& regions) {
+cuda::Context* cuda_context_of(const std::vector<Region>& regions) {
   const bool on_device = !regions.empty() && regions.front().type == capi::kVram;
   const CudaDriver* driver = on_device ? CudaDriver::find() : nullptr;
-  if (driver == nullptr) return {nullptr, nullptr};
+  if (driver == nullptr) return nullptr;
   const auto memory = CudaMemory::at(*driver, regions.front().address);
-  if (!memory || memory->type == cuda::kUnknownMemory) return {nullptr, nullptr};
-  return {driver, memory->context != nullptr ? memory->context
-                                             : primary_cuda_context(*driver, memory->device)};
+  if (!memory || memory->type == cuda::kUnknownMemory) return nullptr;
+  return memory->context != nullptr ? memory->context
+                                    : primary_cuda_context(*driver, memory->device);
+}
+
+CudaContext::CudaContext(cuda::Context* context) noexcept {
+  if (context == nullptr) return;
+  const CudaDriver* driver = CudaDriver::find();
+  if (driver->CtxPushCurrent(context) != cuda::kSuccess) return;
+  driver_ = driver;
+  relaxed_.emplace(*driver);
 }
 
 CudaContext::~CudaContext() {

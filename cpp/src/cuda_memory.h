@@ -40,21 +40,23 @@ std::string cuda_memory_advice(const std::vector<Region>& regions);
 /// The context of a device's streams and memory that are in no other; null when there is none.
 cuda::Context* primary_cuda_context(const CudaDriver& driver, int device);
 
-/// While this lives, a CUDA context is the calling thread's.
+/// That of the first region's memory; null for host memory, and without a driver.
+cuda::Context* cuda_context_of(const std::vector<Region>& regions);
+
+/// While this lives, a CUDA context is the calling thread's, and its calls break no capture of a
+/// graph on another thread. NIXL and UCX need both to register and move a GPU's memory, and to look
+/// whether it has been moved: without a context the driver has crashed in UCX's queries (reported
+/// of NIXL's own progress thread, ai-dynamo/nixl#2102).
 class CudaContext {
  public:
-  /// Does nothing when either is null, or the driver refuses.
-  CudaContext(const CudaDriver* driver, cuda::Context* context) noexcept;
+  /// Does nothing for null, or when the driver refuses.
+  explicit CudaContext(cuda::Context* context) noexcept;
   CudaContext(const CudaContext&) = delete;
   CudaContext& operator=(const CudaContext&) = delete;
   ~CudaContext();
 
-  /// That of the first region's memory; none for host memory, and without a driver. NIXL and UCX
-  /// may need one to register memory or to begin a transfer, and the engine's thread has none of
-  /// its own.
-  static CudaContext of(const std::vector<Region>& regions);
-
  private:
+  std::optional<CaptureRelaxed> relaxed_;
   const CudaDriver* driver_ = nullptr;
 };
 

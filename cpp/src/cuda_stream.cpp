@@ -72,8 +72,7 @@ Fence after_cuda_stream(std::uint32_t device, void* stream) {
                 "stream: the CUDA driver's library, libcuda.so.1, is not there");
   }
   auto* const handle = static_cast<cuda::Stream*>(stream);
-  const CaptureRelaxed relaxed(*driver);
-  const CudaContext current(driver, context_of(*driver, device, handle));
+  const CudaContext current(context_of(*driver, device, handle));
   int capturing = cuda::kNotCapturing;
   if (driver->StreamIsCapturing(handle, &capturing) != cuda::kSuccess ||
       capturing != cuda::kNotCapturing) {

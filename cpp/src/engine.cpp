@@ -243,7 +243,10 @@ bool Engine::push(Command command, bool or_throw) {
   return true;
 }
 
-Engine::Turn::Turn(Engine& engine) : engine_(engine), lock_(engine.turn_) { in_turn = true; }
+Engine::Turn::Turn(Engine& engine) : engine_(engine), lock_(engine.turn_) {
+  in_turn = true;
+  context_.emplace(engine_.cuda_context_);
+}
 
 void Engine::add_stats(ConnectorStats& stats) {
   if (!in_turn && !in_forked_child()) {
@@ -267,12 +270,14 @@ Engine::Turn::Turn(Engine& engine, std::try_to_lock_t) : engine_(engine) {
   if (in_turn) return;
   lock_ = std::unique_lock(engine.turn_, std::defer_lock);
   for (int i = 0; i < kTurnTries && !in_turn; ++i) in_turn = lock_.try_lock();
+  if (in_turn) context_.emplace(engine_.cuda_context_);
 }
 
 Engine::Turn::~Turn() {
   if (!lock_.owns_lock()) return;
   std::vector<std::shared_ptr<ConnectionState>> landed;
   if (engine_.loop_ != nullptr) landed = engine_.loop_->take_landed();
+  context_.reset();
   in_turn = false;
   lock_.unlock();
   for (const auto& operation : landed) release(operation);
@@ -440,6 +445,8 @@ void Engine::run_loop() noexcept {
     std::vector<std::shared_ptr<ConnectionState>> survivors;
     bool stopped = false;
     {
+      // For the agent's end.
+      std::optional<CudaContext> context;
       EngineLoop loop(*this, api);
       const auto publish = [&](EngineLoop* published) {
         const Turn turn(*this);
@@ -456,6 +463,7 @@ void Engine::run_loop() noexcept {
         failure.message = std::string("the engine has failed: ") + error.what();
         survivors = loop.abandon(failure);
       }
+      context.emplace(cuda_context_);
     }
     // The agent is gone, and with it whatever could still touch their memory.
     for (const auto& operation : survivors) {
@@ -718,7 +726,15 @@ bool EngineLoop::poll_fences() {
   return worked;
 }
 
+void EngineLoop::remember_context(const ConnectionState& operation) {
+  if (!operation.on_device || engine_.cuda_context_ != nullptr) return;
+  for_each_type(operation.local_regions, [&](const std::vector<Region>& regions) {
+    if (regions.front().type == capi::kVram) engine_.cuda_context_ = cuda_context_of(regions);
+  });
+}
+
 void EngineLoop::offer(const Operation& operation) {
+  remember_context(*operation);
   try {
     operation->lease = registry_.acquire(operation->local_regions);
     operation->make_ready(blob_of(registry_.covering(operation->local_regions)), encoder_);
@@ -816,6 +832,7 @@ std::string EngineLoop::blob_of(const std::vector<Region>& regions) {
 }
 
 void EngineLoop::begin(const Operation& operation) {
+  remember_context(*operation);
   ErrorCode code = ErrorCode::peer_unreachable;
   const char* what = "NIXL refused the peer's metadata: ";
   try {
@@ -843,7 +860,7 @@ void EngineLoop::begin(const Operation& operation) {
   operation->phase = ConnectionState::Phase::flying;
   if (!operation->small) ++large_;
   try {
-    const CudaContext context = CudaContext::of(operation->local_regions);
+    const CudaContext context(cuda_context_of(operation->local_regions));
     if (operation->transfer->post()) {
       complete(operation);
       return;

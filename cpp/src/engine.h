@@ -14,6 +14,7 @@
 
 #include "connection_state.h"
 #include "counters.h"
+#include "cuda_memory.h"
 #include "nixl_connect/connector.h"
 #include "notification_router.h"
 #include "peer_table.h"
@@ -107,7 +108,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   static constexpr clockid_t kNoClock = -1;
   enum class Start : std::uint8_t { idle, starting, started, failed };
 
-  /// The right to call NIXL. A thread that has one does not get another, whatever runs in it.
+  /// The right to call NIXL, with a context of CUDA's if it has to do with GPUs. A thread that has
+  /// one does not get another, whatever runs in it.
   class Turn {
    public:
     explicit Turn(Engine& engine);
@@ -120,6 +122,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
    private:
     Engine& engine_;
     std::unique_lock<std::mutex> lock_;
+    std::optional<CudaContext> context_;
   };
 
   void take_commands(std::vector<Command>& commands);
@@ -158,6 +161,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::mutex turn_;
   /// While the thread runs it; for whoever has the turn.
   EngineLoop* loop_ = nullptr;
+  /// Of the first memory on a GPU that was seen; for whoever has the turn, too.
+  cuda::Context* cuda_context_ = nullptr;
 
   std::atomic<bool> closed_{false};
   std::atomic<pid_t> process_{0};
@@ -245,6 +250,8 @@ class EngineLoop {
   /// for a while if a peer may have been told of it.
   void withdraw(const Operation& operation);
   void offer(const Operation& operation);
+  /// NIXL has to do with GPUs from now on.
+  void remember_context(const ConnectionState& operation);
   void begin(const Operation& operation);
   /// Has the other engines move the operation's parts.
   void send_parts(const Operation& operation);

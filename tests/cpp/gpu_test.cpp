@@ -371,6 +371,19 @@ TEST_F(Gpu, NixlHasTheContextOfTheMemory) {
     }
     with_context.clear();
   }
+  // From then on also to look whether memory was moved, whoever looks, and at the end.
+  right->progress();
+  const GpuMemory memory(1000, 2);
+  with_context.clear();
+  without.clear();
+  const auto offer = left->create_readable({memory.descriptor()});
+  EXPECT_EQ(end_of(right->begin_read(offer.metadata(), {memory.descriptor()})), "complete");
+  right->progress();
+  left.reset();
+  right.reset();
+  EXPECT_THAT(with_context,
+              ::testing::IsSupersetOf({"get_notifs", "get_xfer_status", "destroy_agent"}));
+  EXPECT_THAT(without, ::testing::IsEmpty());
   fake_nixl::watch(nullptr);
 }
 
