@@ -67,29 +67,29 @@ class Checker {
 }  // namespace
 
 std::optional<CudaMemory> CudaMemory::at(const CudaDriver& driver, std::uintptr_t address) {
-  CudaMemory memory;
-  // As wide as any of them; the driver writes what it needs of each.
-  std::uint64_t type = 0, device = 0, managed = 0, plain = 0, start = 0, size = 0;
-  void* pool = nullptr;
-  constexpr unsigned kCount = 8;
+  enum { kItsContext, kType, kManaged, kDevice, kPlain, kStart, kSize, kPool, kCount };
   std::array<cuda::Attribute, kCount> attributes{
       cuda::kContext,       cuda::kMemoryType,         cuda::kIsManaged,
       cuda::kDeviceOrdinal, cuda::kIsLegacyIpcCapable, cuda::kRangeStart,
       cuda::kRangeSize,     cuda::kMemoryPool};
-  std::array<void*, kCount> values{&memory.context, &type,  &managed, &device,
-                                   &plain,          &start, &size,    &pool};
+  // As wide as any of them; the driver writes what it needs of each.
+  std::array<std::uint64_t, kCount> values{};
+  std::array<void*, kCount> places{};
+  for (std::size_t i = 0; i < kCount; ++i) places[i] = &values[i];
   const CaptureRelaxed relaxed(driver);
-  if (driver.PointerGetAttributes(kCount, attributes.data(), values.data(), address) !=
+  if (driver.PointerGetAttributes(kCount, attributes.data(), places.data(), address) !=
       cuda::kSuccess) {
     return std::nullopt;
   }
-  memory.type = static_cast<unsigned>(type);
-  memory.device = static_cast<int>(static_cast<std::uint32_t>(device));
-  memory.managed = managed != 0;
-  memory.plain = plain != 0;
-  memory.pooled = pool != nullptr;
-  memory.start = start;
-  memory.size = size;
+  CudaMemory memory;
+  memory.context = reinterpret_cast<cuda::Context*>(values[kItsContext]);  // NOLINT: a handle
+  memory.type = static_cast<unsigned>(values[kType]);
+  memory.managed = values[kManaged] != 0;
+  memory.device = static_cast<int>(static_cast<std::uint32_t>(values[kDevice]));
+  memory.plain = values[kPlain] != 0;
+  memory.start = values[kStart];
+  memory.size = values[kSize];
+  memory.pooled = values[kPool] != 0;
   return memory;
 }
 
