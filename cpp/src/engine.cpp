@@ -706,6 +706,8 @@ bool EngineLoop::fences_passed(const Operation& operation) {
     while (!operation->ended() && !fences.empty() && fences.back()()) fences.pop_back();
   } catch (const std::exception& error) {
     fail(operation, {ErrorCode::backend, operation->describe() + ": " + error.what()});
+  } catch (...) {
+    fail(operation, {ErrorCode::backend, operation->describe() + ": a fence has failed"});
   }
   if (operation->ended()) fences.clear();
   return fences.empty();
@@ -961,8 +963,10 @@ bool EngineLoop::expire_deadlines() {
       land(operation);
       continue;
     }
-    const char* was =
-        operation->passive ? "no peer has completed it" : "the transfer has not ended";
+    const char* was = operation->phase == ConnectionState::Phase::fenced
+                          ? "the work that it waits for is not done"
+                      : operation->passive ? "no peer has completed it"
+                                           : "the transfer has not ended";
     fail(operation,
          {ErrorCode::timed_out, operation->describe() + ": the deadline of " +
                                     seconds(*operation->time_limit) + " passed, and " + was});

@@ -155,6 +155,7 @@ TEST_F(Gpu, ADeadlineHoldsWhileItWaits) {
   const Buffer buffer(1000);
   const auto offer = left->create_readable({buffer.descriptor()}, milliseconds(20), {gate.fence()});
   EXPECT_EQ(end_of(offer), "timed_out");
+  EXPECT_THAT(offer.failure()->message, HasSubstr("the work that it waits for is not done"));
   EXPECT_THROW(offer.metadata(), Error);
   expect_idle();
 }
@@ -166,6 +167,9 @@ TEST_F(Gpu, AFenceThatThrowsFailsTheOperation) {
                             {[]() -> bool { throw std::runtime_error("the kernel is ill"); }});
   EXPECT_EQ(end_of(offer), "backend");
   EXPECT_THAT(offer.failure()->message, HasSubstr("the kernel is ill"));
+  const auto other =
+      left->create_readable({buffer.descriptor()}, seconds(30), {[]() -> bool { throw 1; }});
+  EXPECT_EQ(end_of(other), "backend");
   expect_works();
   expect_idle();
 }
