@@ -69,6 +69,7 @@ void ConnectionState::detach() {
 
 void ConnectionState::let_go() {
   local.clear();
+  after.clear();
   pass(Milestone::released);
 }
 

@@ -14,6 +14,9 @@ namespace cuda {
 using Result = int;
 inline constexpr Result kSuccess = 0;
 inline constexpr Result kNotReady = 600;
+inline constexpr Result kNotSupported = 801;
+/// Of the legacy default stream, while another of its context is captured.
+inline constexpr Result kStreamCaptureImplicit = 906;
 
 enum Attribute : int {
   kContext = 1,
@@ -52,19 +55,21 @@ struct CudaDriver {
   /// The name of an error, such as "CUDA_ERROR_ILLEGAL_ADDRESS".
   const char* name_of(cuda::Result error) const noexcept;
 
-#define NIXL_CONNECT_CUDA(X)                                                    \
-  X(GetErrorName, cuGetErrorName, (cuda::Result, const char**))                 \
-  X(PointerGetAttributes, cuPointerGetAttributes,                               \
-    (unsigned, cuda::Attribute*, void**, unsigned long long))                   \
-  X(DevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, (cuda::Context**, int))   \
-  X(CtxPushCurrent, cuCtxPushCurrent_v2, (cuda::Context*))                      \
-  X(CtxPopCurrent, cuCtxPopCurrent_v2, (cuda::Context**))                       \
-  X(StreamGetCtx, cuStreamGetCtx, (cuda::Stream*, cuda::Context**))             \
-  X(StreamIsCapturing, cuStreamIsCapturing, (cuda::Stream*, int*))              \
-  X(ThreadExchangeStreamCaptureMode, cuThreadExchangeStreamCaptureMode, (int*)) \
-  X(EventCreate, cuEventCreate, (cuda::Event**, unsigned))                      \
-  X(EventRecord, cuEventRecord, (cuda::Event*, cuda::Stream*))                  \
-  X(EventQuery, cuEventQuery, (cuda::Event*))                                   \
+#define NIXL_CONNECT_CUDA(X)                                                      \
+  X(GetErrorName, cuGetErrorName, (cuda::Result, const char**))                   \
+  X(PointerGetAttributes, cuPointerGetAttributes,                                 \
+    (unsigned, cuda::Attribute*, void**, unsigned long long))                     \
+  X(DevicePrimaryCtxGetState, cuDevicePrimaryCtxGetState, (int, unsigned*, int*)) \
+  X(DevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, (cuda::Context**, int))     \
+  X(CtxGetCurrent, cuCtxGetCurrent, (cuda::Context**))                            \
+  X(CtxPushCurrent, cuCtxPushCurrent_v2, (cuda::Context*))                        \
+  X(CtxPopCurrent, cuCtxPopCurrent_v2, (cuda::Context**))                         \
+  X(StreamGetCtx, cuStreamGetCtx, (cuda::Stream*, cuda::Context**))               \
+  X(StreamIsCapturing, cuStreamIsCapturing, (cuda::Stream*, int*))                \
+  X(ThreadExchangeStreamCaptureMode, cuThreadExchangeStreamCaptureMode, (int*))   \
+  X(EventCreate, cuEventCreate, (cuda::Event**, unsigned))                        \
+  X(EventRecord, cuEventRecord, (cuda::Event*, cuda::Stream*))                    \
+  X(EventQuery, cuEventQuery, (cuda::Event*))                                     \
   X(EventDestroy, cuEventDestroy_v2, (cuda::Event*))
 
 #define NIXL_CONNECT_DECLARE(name, symbol, arguments) cuda::Result(*name) arguments = nullptr;

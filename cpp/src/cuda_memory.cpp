@@ -20,6 +20,11 @@ class Checker {
     if (d.device.kind == DeviceKind::xpu) return;
     if (!known_ || d.address < known_->start || d.address >= known_->start + known_->size) {
       known_ = CudaMemory::at(driver_, d.address);
+      if (known_ && known_->size == 0) {
+        // The driver does not know it, nor then what is mapped together with it.
+        known_->start = d.address & ~(kBlock - 1);
+        known_->size = kBlock;
+      }
     }
     if (!known_) return;
     const CudaMemory& memory = *known_;
@@ -45,6 +50,9 @@ class Checker {
   }
 
  private:
+  /// What CUDA maps at once.
+  static constexpr std::uintptr_t kBlock = std::uintptr_t{2} << 20;
+
   std::string where(std::size_t index) const {
     const std::string argument(argument_);
     return indexed_ ? argument + "[" + std::to_string(index) + "]" : argument;
@@ -118,6 +126,14 @@ void check_cuda_memory(const std::vector<Descriptor>& descriptors, std::string_v
   for (std::size_t i = 0; i < descriptors.size(); ++i) checker.check(descriptors[i], i);
 }
 
+std::optional<std::uint32_t> cuda_device_of(std::uintptr_t address) {
+  const CudaDriver* driver = CudaDriver::find();
+  if (driver == nullptr) return std::nullopt;
+  const auto memory = CudaMemory::at(*driver, address);
+  if (!memory || memory->type != cuda::kDeviceMemory || memory->device < 0) return std::nullopt;
+  return static_cast<std::uint32_t>(memory->device);
+}
+
 std::string cuda_memory_advice(const std::vector<Region>& regions) {
   for (const Region& region : regions) {
     if (region.type != capi::kVram) continue;
@@ -141,6 +157,12 @@ std::string cuda_memory_advice(const std::vector<Region>& regions) {
 }
 
 cuda::Context* primary_cuda_context(const CudaDriver& driver, int device) {
+  // To retain one that is not there would make it, which takes memory of the GPU.
+  unsigned flags = 0;
+  int active = 0;
+  if (driver.DevicePrimaryCtxGetState(device, &flags, &active) != cuda::kSuccess || active == 0) {
+    return nullptr;
+  }
   // Retained once, for as long as the process lives.
   static std::array<std::atomic<cuda::Context*>, 64> contexts{};
   if (device < 0 || static_cast<std::size_t>(device) >= contexts.size()) return nullptr;
@@ -165,9 +187,8 @@ cuda::Context* cuda_context_of(const std::vector<Region>& regions) {
 CudaContext::CudaContext(cuda::Context* context) noexcept {
   if (context == nullptr) return;
   const CudaDriver* driver = CudaDriver::find();
-  if (driver->CtxPushCurrent(context) != cuda::kSuccess) return;
-  driver_ = driver;
   relaxed_.emplace(*driver);
+  if (driver->CtxPushCurrent(context) == cuda::kSuccess) driver_ = driver;
 }
 
 CudaContext::~CudaContext() {

@@ -37,7 +37,8 @@ void check_named_cuda_memory(const std::vector<Descriptor>& descriptors, std::st
 /// always be registered; else none.
 std::string cuda_memory_advice(const std::vector<Region>& regions);
 
-/// The context of a device's streams and memory that are in no other; null when there is none.
+/// The context of a device's streams and memory that are in no other; null when nobody in this
+/// process has made it.
 cuda::Context* primary_cuda_context(const CudaDriver& driver, int device);
 
 /// That of the first region's memory; null for host memory, and without a driver.

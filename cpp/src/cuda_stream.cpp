@@ -17,14 +17,15 @@ namespace {
 /// An event, in the context of the stream that it is recorded in.
 class StreamEvent {
  public:
-  explicit StreamEvent(const CudaDriver& driver) : driver_(driver) {
+  StreamEvent(const CudaDriver& driver, cuda::Context* context)
+      : driver_(driver), context_(context) {
     const auto error = driver.EventCreate(&event_, cuda::kEventWithoutTiming);
     if (error != cuda::kSuccess) fail(driver, "cuEventCreate", error);
   }
   StreamEvent(const StreamEvent&) = delete;
   StreamEvent& operator=(const StreamEvent&) = delete;
   ~StreamEvent() {
-    const CaptureRelaxed relaxed(driver_);
+    const CudaContext current(context_);
     driver_.EventDestroy(event_);
   }
 
@@ -34,7 +35,7 @@ class StreamEvent {
   }
 
   bool done() const {
-    const CaptureRelaxed relaxed(driver_);
+    const CudaContext current(context_);
     const auto error = driver_.EventQuery(event_);
     if (error == cuda::kNotReady) return false;
     if (error == cuda::kSuccess) return true;
@@ -45,13 +46,16 @@ class StreamEvent {
 
  private:
   const CudaDriver& driver_;
+  cuda::Context* const context_;
   cuda::Event* event_ = nullptr;
 };
 
 cuda::Context* context_of(const CudaDriver& driver, std::uint32_t device, cuda::Stream* stream) {
   cuda::Context* context = nullptr;
   if (reinterpret_cast<std::uintptr_t>(stream) >= cuda::kFirstStreamHandle) {
-    const auto error = driver.StreamGetCtx(stream, &context);
+    auto error = driver.StreamGetCtx(stream, &context);
+    // It is of a green context, which is then the caller's.
+    if (error == cuda::kNotSupported) error = driver.CtxGetCurrent(&context);
     if (error != cuda::kSuccess) fail(driver, "cuStreamGetCtx", error);
     return context;
   }
@@ -72,16 +76,20 @@ Fence after_cuda_stream(std::uint32_t device, void* stream) {
                 "stream: the CUDA driver's library, libcuda.so.1, is not there");
   }
   auto* const handle = static_cast<cuda::Stream*>(stream);
-  const CudaContext current(context_of(*driver, device, handle));
+  cuda::Context* const context = context_of(*driver, device, handle);
+  const CudaContext current(context);
   int capturing = cuda::kNotCapturing;
-  if (driver->StreamIsCapturing(handle, &capturing) != cuda::kSuccess ||
-      capturing != cuda::kNotCapturing) {
+  const auto error = driver->StreamIsCapturing(handle, &capturing);
+  if (error != cuda::kSuccess && error != cuda::kStreamCaptureImplicit) {
+    fail(*driver, "cuStreamIsCapturing", error);
+  }
+  if (error == cuda::kStreamCaptureImplicit || capturing != cuda::kNotCapturing) {
     throw Error(ErrorCode::invalid_argument,
                 "stream: expected one whose work is being done, got one that is being captured "
                 "into a graph: its work is done when the graph is launched, in a stream to name "
                 "then");
   }
-  auto event = std::make_shared<StreamEvent>(*driver);
+  auto event = std::make_shared<StreamEvent>(*driver, context);
   event->record(handle);
   if (event->done()) return {};
   return [event] { return event->done(); };

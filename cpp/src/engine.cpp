@@ -639,8 +639,8 @@ void EngineLoop::see_through(Clock::time_point until) {
 }
 
 bool EngineLoop::look_around(Clock::time_point until) {
+  bool worked = poll_fences(until);
   const auto began = Clock::now();
-  bool worked = poll_fences();
   worked |= poll_transfers(until);
   tell_if_due();
   worked |= poll_notifications(until);
@@ -667,8 +667,8 @@ void EngineLoop::take_further(const Operation& operation) {
         operation->deadline = deadlines_.emplace_hint(deadlines_.end(), when, operation);
       }
       if (!fences_passed(operation)) {
-        operation->phase = Phase::fenced;
         fenced_.push_back(operation);
+        operation->phase = Phase::fenced;
         if (!operation->small) ++large_;
       } else if (!operation->parts.empty()) {
         send_parts(operation);
@@ -713,9 +713,9 @@ bool EngineLoop::fences_passed(const Operation& operation) {
   return fences.empty();
 }
 
-bool EngineLoop::poll_fences() {
+bool EngineLoop::poll_fences(Clock::time_point until) {
   bool worked = false;
-  for (std::size_t i = 0; i < fenced_.size();) {
+  for (std::size_t i = 0; i < fenced_.size() && !(worked && Clock::now() >= until);) {
     const Operation operation = fenced_[i];
     // When it is taken further it leaves the list.
     attend(operation);
@@ -854,8 +854,9 @@ void EngineLoop::begin(const Operation& operation) {
         operation->kind, operation->local_regions, operation->remote.regions,
         operation->peer->alias, operation->told_by_engine ? std::string() : operation->key));
   } catch (const AgentError& error) {
+    const bool of_memory = code == ErrorCode::backend;
     fail(operation, {code, operation->describe() + ": " + what + error.what() +
-                               cuda_memory_advice(operation->local_regions)});
+                               (of_memory ? cuda_memory_advice(operation->local_regions) : "")});
     abort(operation);
     return;
   }
@@ -896,13 +897,17 @@ bool EngineLoop::poll_transfers(Clock::time_point until) {
   // Transfers to one peer mostly end in their order, and asking after one costs a look at all of
   // UCX's interfaces. So the oldest are asked after until some have not ended, and of the others a
   // few at each look, in turn.
-  const std::size_t before = flights_.size();
+  bool worked = false;
   std::size_t index = 0;
   const auto goes_on = [&](std::size_t at, std::size_t waiting) {
     return at < flights_.size() && waiting < kAskedAfter && Clock::now() < until;
   };
   for (std::size_t waiting = 0; goes_on(index, waiting);) {
-    if (!poll_transfer(index)) ++index, ++waiting;
+    if (poll_transfer(index)) {
+      worked = true;
+    } else {
+      ++index, ++waiting;
+    }
   }
   flight_cursor_ = std::max(flight_cursor_, index);
   // Those that were passed over come again in time, however many are added behind them.
@@ -911,9 +916,13 @@ bool EngineLoop::poll_transfers(Clock::time_point until) {
     looks_since_start_ = 0;
   }
   for (std::size_t waiting = 0; goes_on(flight_cursor_, waiting);) {
-    if (!poll_transfer(flight_cursor_)) ++flight_cursor_, ++waiting;
+    if (poll_transfer(flight_cursor_)) {
+      worked = true;
+    } else {
+      ++flight_cursor_, ++waiting;
+    }
   }
-  return flights_.size() < before;
+  return worked;
 }
 
 std::chrono::microseconds EngineLoop::patience() const noexcept {
@@ -963,13 +972,15 @@ bool EngineLoop::expire_deadlines() {
       land(operation);
       continue;
     }
+    const bool flies = operation->phase == ConnectionState::Phase::flying;
+    const std::string advice = flies ? cuda_memory_advice(operation->local_regions) : "";
     const char* was = operation->phase == ConnectionState::Phase::fenced
                           ? "the work that it waits for is not done"
                       : operation->passive ? "no peer has completed it"
                                            : "the transfer has not ended";
-    fail(operation,
-         {ErrorCode::timed_out, operation->describe() + ": the deadline of " +
-                                    seconds(*operation->time_limit) + " passed, and " + was});
+    fail(operation, {ErrorCode::timed_out, operation->describe() + ": the deadline of " +
+                                               seconds(*operation->time_limit) + " passed, and " +
+                                               was + advice});
     attend(operation);
   }
   return worked;

@@ -244,8 +244,9 @@ class EngineLoop {
   void take_further(const Operation& operation);
   /// Whether all that the operation was to wait for has happened, or it has ended.
   bool fences_passed(const Operation& operation);
-  /// Takes further what waits no more; returns whether there was any.
-  bool poll_fences();
+  /// Takes further what waits no more, of which some is left when `until` has passed; returns
+  /// whether there was any.
+  bool poll_fences(Clock::time_point until);
   /// A passive operation has ended without a word from its peer. Its memory stays registered
   /// for a while if a peer may have been told of it.
   void withdraw(const Operation& operation);

@@ -17,7 +17,7 @@ MemoryRegistry::Lease MemoryRegistry::acquire(const std::vector<Region>& wanted)
   Lease lease;
   try {
     for_each_type(wanted, [&](const std::vector<Region>& some) { acquire(some, lease); });
-  } catch (const AgentError&) {
+  } catch (...) {
     release(lease);
     throw;
   }
@@ -34,14 +34,13 @@ void MemoryRegistry::acquire(const std::vector<Region>& wanted, Lease& lease) {
     agent_.register_memory(missing);
     for (const Region& region : missing) users_.insert(region, 0);
   }
-  const auto first = static_cast<std::ptrdiff_t>(lease.size());
   for (const Region& region : wanted) {
     users_.for_each_overlapping(region, [&](const auto& entry) {
-      if (entry.first.covers(region)) lease.push_back(entry.first);
+      if (!entry.first.covers(region)) return;
+      lease.push_back(entry.first);
+      ++users_.find(entry.first)->second;
     });
   }
-  std::for_each(lease.begin() + first, lease.end(),
-                [&](const Region& region) { ++users_.find(region)->second; });
 }
 
 bool MemoryRegistry::covers(const std::vector<Region>& regions) const {

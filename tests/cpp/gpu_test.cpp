@@ -263,7 +263,8 @@ TEST_F(Gpu, ACaptureIsNeitherWaitedForNorBroken) {
 
 TEST_F(Gpu, WhatTheDriverSaysIsSaid) {
   void* const stream = fake_cuda_stream_create(0);
-  for (const char* call : {"cuEventCreate", "cuEventRecord", "cuStreamGetCtx"}) {
+  for (const char* call :
+       {"cuEventCreate", "cuEventRecord", "cuStreamGetCtx", "cuStreamIsCapturing"}) {
     fake_cuda_fail(call, 1, 1);
     EXPECT_THAT(refusal([&] { static_cast<void>(after_cuda_stream(0, stream)); }),
                 HasSubstr(std::string("backend: stream: ") + call +
@@ -278,6 +279,24 @@ TEST_F(Gpu, WhatTheDriverSaysIsSaid) {
   EXPECT_EQ(end_of(offer), "backend");
   EXPECT_THAT(offer.failure()->message, HasSubstr("CUDA_ERROR_ILLEGAL_ADDRESS (700)"));
   fake_cuda_run(stream, 0);
+}
+
+TEST_F(Gpu, AStreamOfAGreenContextHasTheCallersContext) {
+  void* const stream = fake_cuda_stream_create(0);
+  GpuMemory memory(100);
+  fake_cuda_launch_fill(stream, 0, memory.address, 7, memory.size);
+  fake_cuda_fail("cuStreamGetCtx", 801, 1);
+  EXPECT_THAT(refusal([&] { static_cast<void>(after_cuda_stream(0, stream)); }),
+              HasSubstr("backend: stream: cu"));
+  fake_cuda_run(stream, 0);
+}
+
+TEST_F(Gpu, TheDriverKnowsTheDevice) {
+  const GpuMemory memory(100, 3);
+  const GpuMemory pinned(100, 0, kFakePinned);
+  EXPECT_EQ(cuda_device_of(memory.descriptor().address), 3u);
+  EXPECT_EQ(cuda_device_of(pinned.descriptor().address), std::nullopt);
+  EXPECT_EQ(cuda_device_of(1), std::nullopt);
 }
 
 // Where memory is.
@@ -333,6 +352,10 @@ TEST_F(Gpu, ManyBlocksOfOneAllocationAreAskedAfterOnce) {
   const int before = fake_cuda_calls("cuPointerGetAttributes");
   check_cuda_memory(blocks, "blocks");
   EXPECT_EQ(fake_cuda_calls("cuPointerGetAttributes"), before + 1);
+  const Buffer host(10'000 * 16);
+  for (std::size_t i = 0; i < 10'000; ++i) blocks[i] = host.part(16 * i, 16);
+  check_cuda_memory(blocks, "blocks");
+  EXPECT_LE(fake_cuda_calls("cuPointerGetAttributes"), before + 3);
 }
 
 TEST_F(Gpu, WhatCannotBeRegisteredSaysWhy) {

@@ -203,6 +203,20 @@ int cuDevicePrimaryCtxRetain(Context** context, int device) {
   return kSuccess;
 }
 
+int cuDevicePrimaryCtxGetState(int device, unsigned* flags, int* active) {
+  FAKE_CALL("cuDevicePrimaryCtxGetState");
+  if (device < 0 || static_cast<std::size_t>(device) >= kDevices) return kInvalidDevice;
+  *flags = 0;
+  *active = 1;
+  return kSuccess;
+}
+
+int cuCtxGetCurrent(Context** context) {
+  FAKE_CALL("cuCtxGetCurrent");
+  *context = context_now();
+  return kSuccess;
+}
+
 int cuCtxPushCurrent_v2(Context* context) {
   FAKE_CALL("cuCtxPushCurrent");
   if (context == nullptr) return kInvalidContext;
@@ -271,6 +285,7 @@ int cuEventRecord(Event* event, Stream* stream) {
 
 int cuEventQuery(Event* event) {
   FAKE_CALL("cuEventQuery");
+  if (context_now() == nullptr) return kInvalidContext;
   if (breaks_a_capture()) return kCaptureUnsupported;
   for (const auto& [stream, work] : event->after) {
     if (stream->done < work) return kNotReady;
@@ -280,6 +295,7 @@ int cuEventQuery(Event* event) {
 
 int cuEventDestroy_v2(Event* event) {
   FAKE_CALL("cuEventDestroy");
+  if (context_now() == nullptr) return kInvalidContext;
   delete event;
   --world().events;
   return kSuccess;
@@ -303,7 +319,11 @@ void fake_cuda_reset() {
 }
 
 void* fake_cuda_malloc(std::size_t size, int device, int kind) {
-  void* memory = std::calloc(1, size);
+  // Apart from the host's, as the driver maps it.
+  constexpr std::size_t kBlock = std::size_t{2} << 20;
+  const std::size_t mapped = (size + kBlock - 1) / kBlock * kBlock;
+  void* memory = std::aligned_alloc(kBlock, mapped);
+  std::memset(memory, 0, mapped);
   const std::lock_guard lock(world().mutex);
   world().memory[reinterpret_cast<std::uintptr_t>(memory)] = {size, device, kind};
   return memory;

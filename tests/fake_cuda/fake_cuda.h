@@ -6,9 +6,10 @@
 /// they are told to.
 ///
 /// It has the driver's functions that the core uses, and is as strict as the driver where that
-/// matters: an event can be made only with a context, and recorded only in a stream of its own; a
-/// default stream is the current context's; the legacy one waits for all of its context; while a
-/// stream is captured, a thread that has not relaxed its mode breaks the capture with a query.
+/// matters: an event can be made, asked for and destroyed only with a context, and recorded only in
+/// a stream of its own; a default stream is the current context's; the legacy one waits for all of
+/// its context; while a stream is captured, a thread that has not relaxed its mode breaks the
+/// capture with a query.
 ///
 /// All of it is C, so that Python's tests can call it too. Thread safety: every function may be
 /// called from any thread.

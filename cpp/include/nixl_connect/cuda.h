@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -20,18 +21,23 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// `stream` is a `CUstream`, or a `cudaStream_t`, which is the same; null and `CU_STREAM_LEGACY`
 /// stand for the default stream that waits for all others that do not say otherwise,
 /// `CU_STREAM_PER_THREAD` for the calling thread's. `device` is the CUDA ordinal of the device that
-/// a default stream is of; of any other stream CUDA knows it.
+/// a default stream is of, in its primary context; of any other stream CUDA knows it.
 ///
 /// Throws `Error(invalid_argument)` when the stream is being captured into a graph, and
 /// `Error(backend)` when there is no driver or it refuses. Thread safe.
 [[nodiscard]] NIXL_CONNECT_API Fence after_cuda_stream(std::uint32_t device, void* stream);
 
 /// Throws `Error(invalid_argument)`, naming the argument, with an index if there are several, when
-/// the CUDA driver knows better where memory is than its descriptor says, or that it ends sooner.
-/// Operations check the descriptors that name a CUDA device themselves; this one also those that
-/// name the host, when the driver is in use in this process. Does nothing without a driver. Thread
-/// safe; about a microsecond for each allocation, not for each descriptor, when they are in order.
+/// the CUDA driver knows better where memory is than its descriptor says, or, if `cudaMalloc` made
+/// it, that it ends sooner. Operations check the descriptors that name a CUDA device themselves;
+/// this one also those that name the host, when the driver is in use in this process. Does nothing
+/// without a driver. Thread safe; about a microsecond for each allocation, not for each descriptor,
+/// when they are in order.
 NIXL_CONNECT_API void check_cuda_memory(const std::vector<Descriptor>& descriptors,
                                         std::string_view argument);
+
+/// The ordinal of the CUDA device that has the memory at the address; nothing without a driver, and
+/// when the driver knows no memory of a device there. Thread safe.
+NIXL_CONNECT_API std::optional<std::uint32_t> cuda_device_of(std::uintptr_t address);
 
 NIXL_CONNECT_NAMESPACE_END
