@@ -58,6 +58,9 @@ def check_memory(descriptors: object, argument: str) -> None:
     Raises ValueError when the CUDA driver knows the memory to be elsewhere.
     """
 
+def cuda_device_of(address: int) -> int | None:
+    """The device that has memory there, as the CUDA driver knows."""
+
 def buffer_info(object: object) -> tuple[int, int, bool, bool]:
     """
     (address, bytes, writable, contiguous) of an object with the buffer protocol.

@@ -1,14 +1,14 @@
 """What an operation on a GPU's memory waits for: the work that its streams have been given so far.
 
-An event is recorded in each stream when an operation is made, and asked for by the core's engine.
-No thread waits for CUDA; for what else torch can do, and for JAX, a thread of their own does.
+An event is recorded in each stream when an operation is asked for, and looked at by the core's
+engine. No thread waits for CUDA; for what else torch can do, and for JAX, one of their own does.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from . import _core
@@ -16,65 +16,67 @@ from ._default import Default
 from .descriptor import HOST, Descriptor, DescriptorList
 from .device import Device, DeviceKind
 
-__all__ = ["fences"]
+__all__ = ["Fences", "fences"]
+
+Fences = tuple[_core.Fence, ...]
 
 # CUDA's handle of the default stream that waits for all others that do not say otherwise.
 _LEGACY = 1
 _DEFAULT = Default.STREAM
 
 
-def fences(
-    stream: object, local: Descriptor | list[Descriptor] | DescriptorList
-) -> Sequence[_core.Fence]:
+def fences(stream: object, local: Descriptor | list[Descriptor] | DescriptorList) -> Fences:
     """What an operation with these descriptors waits for.
 
     `stream` is one, or None for nothing, or the default: the streams that fill or use the memory
-    as far as can be known.
+    as far as can be known; or what this has returned.
     """
     if stream is _DEFAULT:
         on_host = local._device is HOST if type(local) is Descriptor else not _core.on_device(local)
-        if on_host:
-            return ()
+        return () if on_host else _of_current_streams(local)
     if stream is None:
         return ()
-    if stream is not _DEFAULT:
-        fence = _after(stream, local)
-        return () if fence is None else (fence,)
-    descriptors = local if isinstance(local, list) else (local,)
-    found: dict[object, _core.Fence | None] = {}
-    for descriptor in descriptors:
-        if descriptor.device.kind is not DeviceKind.HOST:
-            for key, make in _default_streams(descriptor):
-                if key not in found:
-                    found[key] = make()
-    return [fence for fence in found.values() if fence is not None]
+    if isinstance(stream, tuple) and all(isinstance(each, _core.Fence) for each in stream):
+        return stream
+    fence = _after(stream, local)
+    return () if fence is None else (fence,)
 
 
-def _default_streams(
-    descriptor: Descriptor | DescriptorList,
-) -> Iterator[tuple[object, Callable[[], _core.Fence | None]]]:
-    """What identifies a stream, and what makes its fence."""
-    device, source = descriptor.device, descriptor._source
-    number = device.id
+def _of_current_streams(local: Descriptor | list[Descriptor] | DescriptorList) -> Fences:
+    handles: set[tuple[int, int]] = set()
+    others: set[Any] = set()
+    arrays: dict[int, Any] = {}
+    for descriptor in local if isinstance(local, list) else (local,):
+        # What is no descriptor the core refuses.
+        if not isinstance(descriptor, (Descriptor, DescriptorList)):
+            continue
+        device, source = descriptor.device, descriptor._source
+        if device.kind is DeviceKind.HOST:
+            continue
+        torch = sys.modules.get("torch")
+        if hasattr(source, "block_until_ready"):  # JAX
+            arrays[id(source)] = source
+        elif device.kind is DeviceKind.XPU or (torch is not None and torch.version.hip):
+            if torch is not None:
+                others.add(_torch_backend(torch, device).current_stream(device.id))
+        else:
+            handles |= {(device.id, handle) for handle in _current_cuda_streams(device.id, source)}
+    made = [_core.after_cuda_stream(*handle) for handle in handles]
+    made += [_after_event(stream) for stream in others]
+    made.append(_after_jax(list(arrays.values())))
+    return tuple(fence for fence in made if fence is not None)
 
-    def cuda(stream: int) -> tuple[object, Callable[[], _core.Fence | None]]:
-        return (number, stream), lambda: _core.after_cuda_stream(number, stream)
 
+def _current_cuda_streams(device: int, source: Any) -> list[int]:
     torch = sys.modules.get("torch")
-    if hasattr(source, "block_until_ready"):  # a JAX array
-        yield id(source), lambda: _after_jax(source)
-    elif device.kind is DeviceKind.XPU or (torch is not None and torch.version.hip):
-        if torch is not None:
-            current = _torch_backend(torch, device).current_stream(number)
-            yield current, lambda: _after_event(current)
-    elif torch is not None and isinstance(source, torch.Tensor):
-        yield cuda(torch.cuda.current_stream(number).cuda_stream)
-    elif (named := getattr(source, "__cuda_array_interface__", {}).get("stream")) is not None:
-        yield cuda(named)  # CuPy's current one at this moment, Numba's that the array is bound to
-    else:
-        yield cuda(_LEGACY)
-        if torch is not None and torch.cuda.is_initialized():
-            yield cuda(torch.cuda.current_stream(number).cuda_stream)
+    if torch is not None and isinstance(source, torch.Tensor):
+        return [torch.cuda.current_stream(device).cuda_stream]
+    named = getattr(source, "__cuda_array_interface__", {}).get("stream")
+    if named is not None:  # CuPy's current one at this moment, Numba's that the array is bound to
+        return [named]
+    if torch is not None and torch.cuda.is_initialized():
+        return [_LEGACY, torch.cuda.current_stream(device).cuda_stream]
+    return [_LEGACY]
 
 
 def _torch_backend(torch: Any, device: Device) -> Any:
@@ -86,8 +88,10 @@ def _after(
 ) -> _core.Fence | None:
     if isinstance(stream, int) and not isinstance(stream, bool) and 0 <= stream < 1 << 64:
         return _core.after_cuda_stream(_cuda_device_of(local), stream)
-    handle, device = _cuda_handle(stream)
-    if handle is not None:
+    torch = sys.modules.get("torch")
+    is_cudas = torch is None or not torch.version.hip or not isinstance(stream, torch.Stream)
+    if is_cudas and (found := _cuda_handle(stream)) is not None:
+        handle, device = found
         return _core.after_cuda_stream(_cuda_device_of(local) if device is None else device, handle)
     if hasattr(stream, "record_event"):
         return _after_event(stream)
@@ -97,22 +101,26 @@ def _after(
     )
 
 
-def _cuda_handle(stream: Any) -> tuple[int | None, int | None]:
-    """The handle of a stream object, and its device where it says so; (None, None) for others."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.version.hip and isinstance(stream, torch.Stream):
-        return None, None
-    protocol = getattr(stream, "__cuda_stream__", None)  # NVIDIA's cuda.core, and others since
-    if protocol is not None:
-        return (protocol() if callable(protocol) else protocol)[1], None
+def _cuda_handle(stream: Any) -> tuple[int, int | None] | None:
+    """The handle of a stream object, and its device where it says so; None for other objects."""
+    # torch and CuPy say which device a default stream is of; the protocol that both have does not.
     if isinstance(handle := getattr(stream, "cuda_stream", None), int):  # torch
         return handle, getattr(stream, "device_index", None)
-    if isinstance(handle := getattr(stream, "ptr", None), int):  # CuPy
-        number = getattr(stream, "device_id", None)
+    if isinstance(handle := getattr(stream, "ptr", None), int) and hasattr(stream, "wait_event"):
+        number = getattr(stream, "device_id", None)  # CuPy
         return handle, number if isinstance(number, int) and number >= 0 else None
-    handle = getattr(stream, "handle", None)  # Numba
-    handle = getattr(handle, "value", handle)
-    return (handle, None) if isinstance(handle, int) else (None, None)
+    protocol = getattr(stream, "__cuda_stream__", None)  # NVIDIA's cuda.core, and others since
+    if protocol is not None:
+        version, handle = protocol() if callable(protocol) else protocol
+        if version != 0:
+            raise TypeError(
+                f"stream: expected version 0 of __cuda_stream__, got {version} from {stream!r}"
+            )
+        return int(handle), None
+    if hasattr(stream, "auto_synchronize"):  # Numba
+        handle = getattr(stream.handle, "value", stream.handle)
+        return int(handle or 0), None
+    return None
 
 
 def _cuda_device_of(local: Descriptor | list[Descriptor] | DescriptorList) -> int:
@@ -131,11 +139,14 @@ def _after_event(stream: Any) -> _core.Fence | None:
     return None if event.query() else _opened_by(event.synchronize)
 
 
-def _after_jax(array: Any) -> _core.Fence | None:
-    ready = getattr(array, "is_ready", None)
-    if ready is not None and ready():
-        return None
-    return _opened_by(array.block_until_ready)
+def _after_jax(arrays: list[Any]) -> _core.Fence | None:
+    pending = [array for array in arrays if not (hasattr(array, "is_ready") and array.is_ready())]
+
+    def wait() -> None:
+        for array in pending:
+            array.block_until_ready()
+
+    return _opened_by(wait) if pending else None
 
 
 def _opened_by(wait: Callable[[], object]) -> _core.Fence:

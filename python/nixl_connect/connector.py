@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import _asyncio, _core
+from . import _asyncio, _core, _streams
 from ._default import Default
 from ._library import nixl_library_candidates
 from ._signing import check_auth_key
@@ -318,8 +318,9 @@ class Connector:
             torch, CuPy, Numba or cuda.core, or its handle. None for no waiting. If it is not
             given, each piece of GPU memory has the stream that its library uses at this moment:
             torch's current one of the device, CuPy's, the one that ``__cuda_array_interface__``
-            names; for raw pointers the default stream, and torch's current one. Nothing blocks
-            meanwhile: this is awaited until the work is done.
+            names; for raw pointers the default stream, and torch's current one. "This moment" is
+            the call, whenever its result is awaited. Nothing blocks meanwhile: this is awaited
+            until the work is done.
 
         Raises
         ------
@@ -328,7 +329,8 @@ class Connector:
         TransferError
             When the memory could not be registered, NIXL is missing or the connector closed.
         """
-        return OperationCall(self._create(ReadableOperation, local_descriptors, timeout, stream))
+        after = _streams.fences(stream, local_descriptors)
+        return OperationCall(self._create(ReadableOperation, local_descriptors, timeout, after))
 
     @_coroutine_function
     def create_writable(
@@ -339,7 +341,8 @@ class Connector:
         stream: object = Default.STREAM,
     ) -> OperationCall[WritableOperation]:
         """Offer memory for a peer to write. As `create_readable`; the memory is writable."""
-        return OperationCall(self._create(WritableOperation, local_descriptors, timeout, stream))
+        after = _streams.fences(stream, local_descriptors)
+        return OperationCall(self._create(WritableOperation, local_descriptors, timeout, after))
 
     @_coroutine_function
     def begin_read(
@@ -379,7 +382,8 @@ class Connector:
         TransferError
             When NIXL is missing or the connector closed.
         """
-        return OperationCall(self._begin_read(remote_metadata, local_descriptors, timeout, stream))
+        after = _streams.fences(stream, local_descriptors)
+        return OperationCall(self._begin_read(remote_metadata, local_descriptors, timeout, after))
 
     @_coroutine_function
     def begin_write(
@@ -391,7 +395,8 @@ class Connector:
         stream: object = Default.STREAM,
     ) -> OperationCall[WriteOperation]:
         """Begin to write to what a peer offers. As `begin_read`, the other way."""
-        return OperationCall(self._begin_write(local_descriptors, remote_metadata, timeout, stream))
+        after = _streams.fences(stream, local_descriptors)
+        return OperationCall(self._begin_write(local_descriptors, remote_metadata, timeout, after))
 
     def create_readable_blocking(
         self,
@@ -532,11 +537,11 @@ class Connector:
         operation: type[OperationT],
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None,
-        stream: object,
+        after: _streams.Fences,
     ) -> OperationT:
         if not self._core.check_started():
             await self._started()
-        made = self._make(operation, local_descriptors, timeout, stream)
+        made = self._make(operation, local_descriptors, timeout, after)
         core = made._core
         if not core.reached(_core.READY):
             await _asyncio.wait_for(partial(core.notify, _core.READY), core.forget)
@@ -562,22 +567,22 @@ class Connector:
         remote_metadata: RdmaMetadata,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None,
-        stream: object,
+        after: _streams.Fences,
     ) -> ReadOperation:
         if not self._core.check_started():
             await self._started()
-        return self._make(ReadOperation, remote_metadata, local_descriptors, timeout, stream)
+        return self._make(ReadOperation, remote_metadata, local_descriptors, timeout, after)
 
     async def _begin_write(
         self,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         remote_metadata: RdmaMetadata,
         timeout: float | Default | None,
-        stream: object,
+        after: _streams.Fences,
     ) -> WriteOperation:
         if not self._core.check_started():
             await self._started()
-        return self._make(WriteOperation, local_descriptors, remote_metadata, timeout, stream)
+        return self._make(WriteOperation, local_descriptors, remote_metadata, timeout, after)
 
 
 # By identity: connectors of one name are equal, and each has an agent of its own.

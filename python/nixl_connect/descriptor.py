@@ -136,16 +136,18 @@ def _from_dlpack(data: object) -> _Memory:
     return _Memory(address, size, device, (data, owner), writable, data)
 
 
-def _cuda_device_of(data: object) -> Device:
-    device = getattr(data, "device", None)
-    number = getattr(device, "id", device)
+def _cuda_device_of(data: object, interface: dict[str, Any]) -> Device:
+    number = _core.cuda_device_of(interface["data"][0])
+    if number is None:  # no driver, as under ROCm
+        device = getattr(data, "device", None)
+        number = getattr(device, "id", device)
     return Device((DeviceKind.CUDA, number if isinstance(number, int) else 0))
 
 
 def _from_object(data: object) -> _Memory:
     interface = getattr(data, "__cuda_array_interface__", None)
     if interface is not None:
-        return _from_interface(data, interface, _cuda_device_of(data))
+        return _from_interface(data, interface, _cuda_device_of(data, interface))
     try:
         return _from_buffer(data)
     except (TypeError, BufferError, ValueError):

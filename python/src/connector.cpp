@@ -100,32 +100,35 @@ nb::dict to_dict(const OperationStats& stats) {
   return result;
 }
 
-std::vector<Fence> fences(const std::vector<PythonFence>& after) {
-  std::vector<Fence> result;
-  for (const PythonFence& fence : after) result.push_back(fence.passed);
-  return result;
+/// The operation has them then, and nobody else.
+std::vector<Fence> take(const std::vector<PythonFence*>& after) {
+  std::vector<Fence> fences;
+  for (PythonFence* fence : after) {
+    if (fence != nullptr) fences.push_back(std::move(fence->passed));
+  }
+  return fences;
 }
 
 Connection create(PythonConnector& connector, int kind, nb::handle local,
-                  std::optional<double> timeout, const std::vector<PythonFence>& after) {
+                  std::optional<double> timeout, const std::vector<PythonFence*>& after) {
   release_abandoned();
   const bool reads = static_cast<OperationKind>(kind) == OperationKind::read;
   auto descriptors = local_descriptors(local, !reads);
   const auto limit = optional_seconds(timeout);
-  auto waits_for = fences(after);
+  auto waits_for = take(after);
   const Deferred deferred;
   return reads ? connector.create_readable(std::move(descriptors), limit, std::move(waits_for))
                : connector.create_writable(std::move(descriptors), limit, std::move(waits_for));
 }
 
 Connection begin(PythonConnector& connector, int kind, nb::handle remote, nb::handle local,
-                 std::optional<double> timeout, const std::vector<PythonFence>& after) {
+                 std::optional<double> timeout, const std::vector<PythonFence*>& after) {
   release_abandoned();
   const bool reads = static_cast<OperationKind>(kind) == OperationKind::read;
   const RdmaMetadata metadata = remote_metadata(remote);
   auto descriptors = local_descriptors(local, reads);
   const auto limit = optional_seconds(timeout);
-  auto waits_for = fences(after);
+  auto waits_for = take(after);
   const Deferred deferred;
   return reads
              ? connector.begin_read(metadata, std::move(descriptors), limit, std::move(waits_for))

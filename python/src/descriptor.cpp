@@ -1,4 +1,5 @@
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
@@ -297,6 +298,8 @@ void init_descriptor(nb::module_& m) {
       },
       nb::arg("descriptors"), nb::arg("argument"),
       "Raises ValueError when the CUDA driver knows the memory to be elsewhere.");
+  m.def("cuda_device_of", &cuda_device_of, nb::arg("address"),
+        "The device that has memory there, as the CUDA driver knows.");
   m.def("buffer_info", &buffer_info, nb::arg("object"),
         "(address, bytes, writable, contiguous) of an object with the buffer protocol.");
   m.def("dlpack_info", &dlpack_info, nb::arg("object"),

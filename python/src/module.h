@@ -64,7 +64,8 @@ struct LocalDescriptorList {
 /// Raises `TypeError` and, where they must be writable and one is not, `ValueError`.
 std::vector<Descriptor> local_descriptors(nb::handle value, bool writable);
 
-/// A fence, as Python hands it from the function that made it to the operation that waits for it.
+/// A fence, as Python hands it from the function that made it to the one operation that waits for
+/// it.
 struct PythonFence {
   Fence passed;
 };

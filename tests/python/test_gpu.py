@@ -55,7 +55,7 @@ async def read(
     owner: nc.Connector, source: Any, mover: nc.Connector, target: Any, **options: Any
 ) -> None:
     async with owner.create_readable(source, **options) as offer:
-        async with mover.begin_read(offer.metadata(), target, timeout=60) as reading:
+        async with mover.begin_read(offer.metadata(), target, timeout=100, **options) as reading:
             await reading.wait_for_completion()
         await offer.wait_for_completion()
 
@@ -194,7 +194,7 @@ async def test_8_gib(connector: nc.Connector, other: nc.Connector, size: int) ->
 
 # Stream order.
 
-SLEEP = 500_000_000  # cycles: a quarter of a second or more
+SLEEP = 2_000_000_000  # cycles: a second or more
 
 
 def slow_fill(tensor: torch.Tensor, value: int) -> None:
@@ -209,7 +209,8 @@ async def test_wrong_data_without_and_right_data_with_the_stream(
 ) -> None:
     source, target = empty(1 << 20, GPU), empty(1 << 20, GPU)
     torch.cuda.synchronize()
-    await read(connector, nc.Descriptor(source), other, nc.Descriptor(target))  # connects
+    for _ in range(2):  # connects, by both endpoints
+        await read(connector, nc.Descriptor(source), other, nc.Descriptor(target))
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         slow_fill(source, 7)
@@ -316,7 +317,10 @@ async def test_arrays_of_other_libraries(
     if library == "cupy":
         source = module.asarray(expected)
     elif library == "jax":
-        source = module.device_put(expected, module.devices("cuda")[0])
+        try:
+            source = module.device_put(expected, module.devices("cuda")[0])
+        except RuntimeError as error:
+            pytest.skip(str(error))
     else:
         cuda = pytest.importorskip("numba.cuda")
         source = cuda.to_device(expected)

@@ -107,7 +107,7 @@ async def test_memory_of_a_gpu_that_is_not_there(connector: nc.Connector) -> Non
     assert connector.stats().registered_regions == 0
 
 
-@pytest.mark.parametrize("wrong", [-1, 1 << 64, True, "0", 1.5, object()])
+@pytest.mark.parametrize("wrong", [-1, 1 << 64, True, "0", 1.5, (1,), object()])
 async def test_a_stream_must_be_a_stream(connector: nc.Connector, wrong: object) -> None:
     descriptor = nc.Descriptor(bytearray(10))
     with pytest.raises(TypeError, match="stream: expected a stream of torch, CuPy, Numba"):

@@ -25,19 +25,29 @@ async def read(by: nc.Connector, offer: nc.ReadableOperation, to: GpuArray) -> N
     await offer.wait_for_completion()
 
 
-def stream_objects(handle: int) -> dict[str, object]:
+def stream_objects(handle: int, device: int = 0) -> dict[str, object]:
     """A stream as several libraries have them."""
 
     class Torch:
         cuda_stream = handle
-        device_index = 0
+        device_index = device
+
+        def __cuda_stream__(self) -> tuple[int, int]:
+            return (0, handle)
 
     class CuPy:
         ptr = handle
         device_id = -1
 
+        def wait_event(self) -> None: ...
+
+        def __cuda_stream__(self) -> tuple[int, int]:
+            return (0, handle)
+
     class Numba:
-        handle = ctypes.c_void_p()
+        handle: ctypes.c_void_p
+
+        def auto_synchronize(self) -> None: ...
 
     Numba.handle = ctypes.c_void_p(handle)
 
@@ -90,6 +100,46 @@ async def test_host_memory_that_a_gpu_fills_over_real_nixl(gpu: Gpu) -> None:
         reading = await right.begin_read(offer.metadata(), nc.Descriptor(target))
         await reading.wait_for_completion()
     assert target == b"\x07" * len(target)
+
+
+async def test_torchs_default_stream_is_of_its_own_device(gpu: Gpu, left: nc.Connector) -> None:
+    """Also for host memory, which is of none: as after a copy from that device."""
+    gpu.fill(gpu.array(device=1), 7)
+    stream = stream_objects(0, device=1)["torch"]
+    creating = asyncio.create_task(_create(left, bytearray(10), stream))
+    assert await still_waiting(creating)
+    gpu.run(device=1)
+    with await creating:
+        pass
+
+
+async def test_the_streams_are_those_of_the_call(gpu: Gpu, left: nc.Connector) -> None:
+    """However late its result is awaited."""
+    source = gpu.array(stream=gpu.stream())
+    gpu.fill(source, 7, source.stream or 0)
+    call = left.create_readable(nc.Descriptor(source))
+    was, source.stream = source.stream or 0, gpu.stream()
+    creating = asyncio.ensure_future(call)
+    assert await still_waiting(creating)
+    gpu.run(was)
+    with await creating:
+        pass
+
+
+@pytest.mark.parametrize("wrong", ["descriptor", "version", "list"])
+async def test_what_is_no_stream_or_no_descriptor(gpu: Gpu, left: nc.Connector, wrong: str) -> None:
+    descriptor = nc.Descriptor(gpu.array())
+    with pytest.raises(TypeError) as caught:
+        if wrong == "descriptor":
+            await left.create_readable(descriptor, stream=descriptor)
+        elif wrong == "version":
+            stream = type("Stream", (), {"__cuda_stream__": lambda self: (1, 5)})()
+            await left.create_readable(descriptor, stream=stream)
+        else:
+            await left.create_readable([descriptor, 5])  # type: ignore[list-item]
+    assert str(caught.value).startswith(
+        "local_descriptors: expected" if wrong == "list" else "stream: expected"
+    )
 
 
 async def test_the_stream_that_the_array_names_is_the_default(
@@ -338,9 +388,14 @@ async def test_an_array_of_jax_is_waited_for(gpu: Gpu, left: nc.Connector) -> No
             self.event.synchronize()
 
     array = JaxArray()
-    creating = asyncio.create_task(_offer(left, nc.Descriptor(array)))
+    before = threading.active_count()
+    many = [nc.Descriptor(array)] + [nc.Descriptor(JaxArray()) for _ in range(5)]
+    creating = asyncio.create_task(_offer(left, many))
     assert await still_waiting(creating)
-    array.event.done.set()
+    assert threading.active_count() == before + 1
+    for descriptor in many:
+        assert not creating.done()
+        descriptor._data_ref.event.done.set()
     with await creating:
         pass
     with await left.create_readable(nc.Descriptor(array)):
@@ -369,6 +424,13 @@ async def test_the_driver_knows_better(gpu: Gpu, form: str) -> None:
             ValueError, match=f"^{name}: expected memory of '{wrong}', got memory of cuda:1 at 0x"
         ):
             claimed(wrong)
+
+
+async def test_an_array_that_does_not_say_where_it_is(gpu: Gpu) -> None:
+    """As Numba's."""
+    array = gpu.array(device=2)
+    del array.device
+    assert str(nc.Descriptor(array).device) == "cuda:2"
 
 
 async def test_host_memory_is_no_gpus(gpu: Gpu) -> None:
