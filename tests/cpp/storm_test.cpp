@@ -19,7 +19,7 @@ using testing::eventually;
 
 constexpr std::size_t kHalf = std::size_t{2} << 20;
 
-/// What all threads move to and fro; each side of an operation has a half of it.
+/// What all threads move about in; each side of an operation has a half of it.
 struct Memory {
   Buffer host{2 * kHalf, 1};
   std::array<void*, 2> gpus{fake_cuda_malloc(2 * kHalf, 0, kFakePlain),
