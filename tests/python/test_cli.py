@@ -156,6 +156,36 @@ async def test_bench_refuses_another_version() -> None:
         await service._do({"what": "prepare", "version": "0.0.9", "size": 1, "slots": 1})
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("serve", "--host", "192.0.2.1"), 1, "192.0.2.1 port 7654 cannot be listened on"),
+        (("--kind", "tape"), 2, "got 'tape'"),
+        (("--plot", "plot.txt"), 2, "expected a .svg, .png or .pdf"),
+        (("--plot", "missing/plot.svg"), 2, "a folder that is there"),
+    ],
+    ids=["address", "kind", "format", "folder"],
+)
+def test_bench_says_at_once_what_is_wrong(
+    arguments: tuple[str, ...], status: int, said: str, tmp_path: Path
+) -> None:
+    result = run("bench", *arguments, cwd=tmp_path)
+    assert result.returncode == status
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [("bench", "serve", "--port", "0")])
+def test_bench_without_nixl(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT_NIXL, str(tmp_path / "[/missing]"))
+    result = run(*command)
+    assert result.returncode == 1
+    assert "error: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_bench_tells_what_is_wrong() -> None:
     nobody = run("bench", "connect", "127.0.0.1", "--port", "1", "--seconds", "0.01")
     assert nobody.returncode == 1
