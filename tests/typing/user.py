@@ -83,7 +83,9 @@ async def write(owner: nc.Connector, mover: nc.Connector) -> None:
     source, target = nc.Descriptor(b"b" * SIZE), nc.Descriptor(bytearray(SIZE))
     async with owner.create_writable(target) as offer:
         assert_type(offer, nc.WritableOperation)
-        async with mover.begin_write(source, offer.metadata(), timeout=None, stream=None) as transfer:
+        async with mover.begin_write(
+            source, offer.metadata(), timeout=None, stream=None
+        ) as transfer:
             assert_type(transfer, nc.WriteOperation)
             await transfer.wait_for_completion()
         await offer.wait_for_completion()
