@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import itertools
 import json
+import os
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -37,6 +40,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MOST_BYTES = 16 << 30
 _LIMIT = 1 << 26
 _PATIENCE = 60.0
+_PATIENCE_TO_CONNECT = 10.0
 
 
 class PeerError(RuntimeError):
@@ -135,10 +139,11 @@ class Server:
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[_Lines]:
         try:
-            reader, writer = await asyncio.open_connection(self.host, self.port, limit=_LIMIT)
-        except OSError as error:
+            connecting = asyncio.open_connection(self.host, self.port, limit=_LIMIT)
+            reader, writer = await asyncio.wait_for(connecting, _PATIENCE_TO_CONNECT)
+        except (OSError, asyncio.TimeoutError) as error:
             raise PeerError(
-                f"{self.host} cannot be reached at port {self.port} ({error.strerror or error}): "
+                f"{self.host} cannot be reached at port {self.port} ({_why(error)}): "
                 "does `nixl-connect bench serve --host ADDRESS` run there, with an address that "
                 "leads here?"
             ) from error
@@ -146,6 +151,15 @@ class Server:
             yield _Lines(reader, writer)
         finally:
             writer.close()
+
+
+def _why(error: Exception) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number > 0:
+        return os.strerror(number)
+    if isinstance(error, asyncio.TimeoutError):
+        return f"no answer in {_PATIENCE_TO_CONNECT:g} s, as behind a firewall"
+    return str(getattr(error, "strerror", None) or error)
 
 
 class Child:
@@ -156,6 +170,8 @@ class Child:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
+            # A terminal's Ctrl-C is for all of its processes; this one goes with its parent.
+            "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
             "import asyncio; from nixl_connect import benchmark;"
             "asyncio.run(benchmark.serve('127.0.0.1', 0))",
             stdout=asyncio.subprocess.PIPE,
@@ -181,8 +197,11 @@ class _Lines:
         self._writer = writer
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._gone = False
 
     async def ask(self, **question: Any) -> Any:
+        if self._gone:
+            raise PeerError("the serving side has gone")
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         self._writer.write(json.dumps({"number": number, **question}).encode() + b"\n")
@@ -201,6 +220,7 @@ class _Lines:
                 else:
                     future.set_result(answer.get("value"))
         finally:
+            self._gone = True
             for future in self._answers.values():
                 if not future.done():
                     future.set_exception(PeerError("the serving side has gone"))
@@ -216,7 +236,10 @@ def _memory(kind: str, size: int) -> Any:
         raise PeerError(f"kind: {kind!r} needs torch, which is not installed") from None
     if not torch.cuda.is_available():
         raise PeerError(f"kind: torch finds no CUDA device for {kind!r}")
-    return torch.zeros(size, dtype=torch.uint8, device=str(device))
+    try:
+        return torch.zeros(size, dtype=torch.uint8, device=str(device))
+    except RuntimeError as error:
+        raise PeerError(f"kind: no {size_text(size)} of {kind!r}: {error}") from error
 
 
 async def measure(
@@ -235,7 +258,8 @@ async def measure(
         When the transfers fail.
     """
     results = []
-    async with peer.connected() as lines, nc.Connector("bench") as connector:
+    # The connector first: what is wrong with this side is better said than the other's.
+    async with nc.Connector("bench") as connector, peer.connected() as lines:
         listening = asyncio.create_task(lines.listen())
         try:
             for work in works:
@@ -251,7 +275,6 @@ async def measure(
 
 async def _measure(lines: _Lines, connector: nc.Connector, work: Work) -> Result:
     slots = range(work.in_flight)
-    targets = [nc.Descriptor(_memory(work.kind, work.size)) for _ in slots]
     await lines.ask(
         what="prepare",
         version=nc.__version__,
@@ -259,6 +282,7 @@ async def _measure(lines: _Lines, connector: nc.Connector, work: Work) -> Result
         slots=work.in_flight,
         kind=work.kind,
     )
+    targets = [nc.Descriptor(_memory(work.kind, work.size)) for _ in slots]
 
     async def read(slot: int) -> None:
         offer = await lines.ask(what="offer", slot=slot)
@@ -292,22 +316,58 @@ async def _measure(lines: _Lines, connector: nc.Connector, work: Work) -> Result
 
 
 async def serve(host: str, port: int) -> None:
-    """Offer memory to whoever asks at the port, until cancelled. Prints where it listens.
+    """Offer memory to whoever asks at the port, until cancelled.
+
+    Prints where it listens, how to get there, and who comes and goes.
 
     Raises `OSError` when the address cannot be listened on.
     """
+    writers: set[asyncio.StreamWriter] = set()
+    clients: set[asyncio.Task[Any]] = set()
     async with nc.Connector("bench") as connector:
 
         async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            task = asyncio.current_task()
+            assert task is not None
+            clients.add(task)
+            writers.add(writer)
+            who = writer.get_extra_info("peername")[0]
+            print(f"{who} has come", flush=True)
+            try:
                 await _Service(connector, writer).answer_all(reader)
-            writer.close()
+                print(f"{who} has gone", flush=True)
+            except ValueError:
+                print(f"{who} is no `nixl-connect bench connect`: hung up", flush=True)
+            # Streams before Python 3.12 take a task that is cancelled for a mistake.
+            except (OSError, asyncio.CancelledError):
+                print(f"{who} has gone", flush=True)
+            finally:
+                writer.close()
+                writers.discard(writer)
+                clients.discard(task)
 
         server = await asyncio.start_server(client, host, port, limit=_LIMIT)
-        address = server.sockets[0].getsockname()
-        print(f"serving at {address[0]} port {address[1]}", flush=True)
-        async with server:
-            await server.serve_forever()
+        address, port = server.sockets[0].getsockname()[:2]
+        print(f"serving at {address} port {port}", flush=True)
+        print(*_directions(address, port), sep="\n", flush=True)
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            # Not `serve_forever`, which waits for its clients to go.
+            server.close()
+            for writer in writers:
+                writer.transport.abort()
+            await asyncio.gather(*clients)
+
+
+def _directions(address: str, port: int) -> Iterator[str]:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if ip.is_loopback:
+        yield "for other hosts: --host, and an address of this one that leads there, or 0.0.0.0"
+        return
+    there = socket.gethostname() if ip.is_unspecified else address
+    yield f"from another host: nixl-connect bench connect {there} --port {port}"
+    yield "UCX takes ports of its own beside this one: a firewall must let them all through"
 
 
 class _Service:
@@ -323,7 +383,10 @@ class _Service:
     async def answer_all(self, reader: asyncio.StreamReader) -> None:
         try:
             while line := await reader.readline():
-                task = asyncio.create_task(self._answer(json.loads(line)))
+                question = json.loads(line)
+                if not isinstance(question, dict) or "number" not in question:
+                    raise ValueError("expected a question")
+                task = asyncio.create_task(self._answer(question))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         finally:

@@ -6,14 +6,16 @@ import asyncio
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from . import benchmark, doctor
+from .device import Device
 from .errors import PeerUnreachableError, TransferError
 
 app: typer.Typer = typer.Typer(
@@ -100,6 +102,15 @@ def bench_serve(
         asyncio.run(benchmark.serve(host, port))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    except OSError as error:
+        _fail(f"{host} port {port} cannot be listened on: {error.strerror or error}")
+    except TransferError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[red]error[/]: {escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
 
 
 @bench_app.command("connect")
@@ -133,7 +144,13 @@ def _measure(
             raise typer.BadParameter(
                 "needs matplotlib: pip install 'nixl-connect[plot]'", param_hint="--plot"
             ) from None
+        if plot.suffix not in (".pdf", ".png", ".svg") or not plot.parent.is_dir():
+            raise typer.BadParameter(
+                f"expected a .svg, .png or .pdf in a folder that is there, got {plot}",
+                param_hint="--plot",
+            )
     try:
+        Device(kind)
         works = [
             benchmark.Work(size, count, seconds, kind)
             for count in benchmark.parse_counts(in_flight)
@@ -157,8 +174,7 @@ def _measure(
             advice = ""
             if isinstance(error, PeerUnreachableError):
                 advice = "\nUCX_NET_DEVICES, on both hosts: an interface that leads to the other"
-            Console(stderr=True).print(f"[red]error[/]: {error}{advice}", highlight=False)
-            raise typer.Exit(1) from None
+            _fail(f"{error}{advice}")
     if as_json:
         print(json.dumps([result.figures() for result in results], indent=1))
     else:

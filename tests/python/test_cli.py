@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +156,74 @@ async def test_bench_refuses_another_version() -> None:
         ValueError, match=r"expected version .* which is installed here, got 0\.0\.9"
     ):
         await service._do({"what": "prepare", "version": "0.0.9", "size": 1, "slots": 1})
+
+
+def test_bench_serve_hangs_up_on_what_is_no_client() -> None:
+    command = [sys.executable, "-m", "nixl_connect", "bench", "serve", "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline().split()[-1])
+        assert "for other hosts: --host" in server.stdout.readline()
+        for said in (b"GET / HTTP/1.0\r\n", b"[]\n", b"{}\n"):
+            with socket.create_connection(("127.0.0.1", port)) as stranger:
+                stranger.sendall(said)
+                assert stranger.recv(1) == b""
+            assert server.stdout.readline() == "127.0.0.1 has come\n"
+            assert "is no `nixl-connect bench connect`: hung up" in server.stdout.readline()
+        server.terminate()
+        assert server.communicate(timeout=30)[1] == ""
+
+
+async def test_bench_connect_waits_for_no_firewall(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio, "open_connection", never)
+    monkeypatch.setattr(benchmark, "_PATIENCE_TO_CONNECT", 0.01)
+    with pytest.raises(benchmark.PeerError, match=r"no answer in 0\.01 s, as behind a firewall"):
+        async with benchmark.Server("127.0.0.1", 1).connected():
+            pass
+
+
+async def test_bench_asks_nobody_who_has_gone() -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_eof()
+    lines = benchmark._Lines(reader, None)  # type: ignore[arg-type]
+    await lines.listen()
+    with pytest.raises(benchmark.PeerError, match="has gone"):
+        await lines.ask(what="offer", slot=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("serve", "--host", "192.0.2.1"), 1, "192.0.2.1 port 7654 cannot be listened on"),
+        (("--kind", "tape"), 2, "got 'tape'"),
+        (("--plot", "plot.txt"), 2, "expected a .svg, .png or .pdf"),
+        (("--plot", "missing/plot.svg"), 2, "a folder that is there"),
+    ],
+    ids=["address", "kind", "format", "folder"],
+)
+def test_bench_says_at_once_what_is_wrong(
+    arguments: tuple[str, ...], status: int, said: str, tmp_path: Path
+) -> None:
+    result = run("bench", *arguments, cwd=tmp_path)
+    assert result.returncode == status
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [("bench",), ("bench", "serve", "--port", "0")])
+def test_bench_without_nixl(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT_NIXL, str(tmp_path / "[/missing]"))
+    result = run(*command)
+    assert result.returncode == 1
+    assert "error: " in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_bench_tells_what_is_wrong() -> None:

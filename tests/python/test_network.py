@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,40 @@ def test_bench_between_two_hosts(hosts: Hosts) -> None:
     assert result.returncode == 1
     assert "UCX_NET_DEVICES, on both hosts" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Children get it, also where this process was started without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_on_either_host_ends_bench_in_order(hosts: Hosts) -> None:
+    connecting, there = on_host(hosts, 1, "bench", "connect", "10.99.0.1", "--seconds", "60")
+    serving, here = on_host(hosts, 0, "bench", "serve", "--host", "10.99.0.1")
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(serving, env=here, **pipes) as server:
+        assert server.stdout is not None
+        line = server.stdout.readline
+        assert line() == "serving at 10.99.0.1 port 7654\n"
+        assert line() == "from another host: nixl-connect bench connect 10.99.0.1 --port 7654\n"
+        assert "a firewall must let them all through" in line()
+        with subprocess.Popen(connecting, env=there, **pipes) as client:
+            assert line() == "10.99.0.2 has come\n"
+            client.send_signal(signal.SIGINT)
+            assert client.communicate(timeout=60)[1].strip() == ""
+            assert client.returncode == 130
+        assert line() == "10.99.0.2 has gone\n"
+        with subprocess.Popen(connecting, env=there, **pipes) as client:
+            assert line() == "10.99.0.2 has come\n"
+            server.send_signal(signal.SIGINT)
+            assert server.communicate(timeout=60) == ("10.99.0.2 has gone\n", "")
+            assert server.returncode == 130
+            assert client.communicate(timeout=60)[1].strip() == "error: the serving side has gone"
+            assert client.returncode == 1
 
 
 @pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="needs /dev/net/tun")

@@ -32,6 +32,7 @@ async def mistakes(
     await connector.begin_read(offer, descriptor)  # type: ignore[arg-type]
     connector.begin_read_blocking(descriptor, metadata)  # type: ignore[arg-type]
     connector.create_readable_blocking(descriptor, timeout="10")  # type: ignore[arg-type]
+    connector.begin_read_blocking(metadata, descriptor, None)  # type: ignore[call-arg]
     descriptor.register_with_connector(offer)  # type: ignore[arg-type]
     ConnectorCollector("worker")  # type: ignore[arg-type]
     await nixl_connect.trio.wait_for_completion(connector.create_readable(descriptor))  # type: ignore[arg-type]

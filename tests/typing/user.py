@@ -83,7 +83,9 @@ async def write(owner: nc.Connector, mover: nc.Connector) -> None:
     source, target = nc.Descriptor(b"b" * SIZE), nc.Descriptor(bytearray(SIZE))
     async with owner.create_writable(target) as offer:
         assert_type(offer, nc.WritableOperation)
-        async with mover.begin_write(source, offer.metadata(), timeout=None) as transfer:
+        async with mover.begin_write(
+            source, offer.metadata(), timeout=None, stream=None
+        ) as transfer:
             assert_type(transfer, nc.WriteOperation)
             await transfer.wait_for_completion()
         await offer.wait_for_completion()
@@ -231,7 +233,7 @@ def blocking() -> None:
     with nc.Connector() as owner, nc.Connector() as mover:
         with owner.create_readable_blocking(source, timeout=10) as offer:
             assert_type(offer, nc.ReadableOperation)
-            received = mover.begin_read_blocking(offer.metadata(), target)
+            received = mover.begin_read_blocking(offer.metadata(), target, stream=None)
             assert_type(received, nc.ReadOperation)
             received.wait(timeout=10)
             offer.wait()
