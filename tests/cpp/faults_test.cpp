@@ -120,7 +120,7 @@ TEST_F(Faults, AgentsThatCannotBeMade) {
 }
 
 TEST_F(Faults, ATransferThatNeverEnds) {
-  const auto from = offer(source, milliseconds(50));
+  const auto from = offer(source, milliseconds(500));
   fake_nixl::hold_transfers(true);
   const auto stuck = read(from, target, milliseconds(50));
   EXPECT_EQ(end_of(stuck), "timed_out");
@@ -173,7 +173,7 @@ TEST_F(Faults, LateWritesFindTheMemoryAlive) {
   fake_nixl::hold_transfers(true);
   for (int i = 0; i < 20; ++i) {
     const Buffer landing(1000);
-    const auto from = offer(source, milliseconds(5));
+    const auto from = offer(source);
     const auto flight = read(from, landing, milliseconds(5));
     flight.cancel();
   }
@@ -217,7 +217,7 @@ TEST_F(Faults, AnOfferThatAPeerMayKnowLingers) {
 
 TEST_F(Faults, NotificationsLostReorderedRepeatedAndForeign) {
   fake_nixl::drop_notifications(1);
-  const auto lost = offer(source, milliseconds(100));
+  const auto lost = offer(source, milliseconds(500));
   EXPECT_EQ(end_of(read(lost, target)), "complete");
   EXPECT_EQ(end_of(lost), "timed_out");
 
@@ -377,7 +377,7 @@ TEST_F(Faults, APeerThatDiesFailsItsOperationsAlone) {
 
 TEST_F(Faults, APeerThatStopsAnswering) {
   expect_works();
-  const auto from = offer(source, milliseconds(100));
+  const auto from = offer(source, milliseconds(500));
   const auto metadata = from.metadata();
   fake_nixl::stop("left", true);
   const auto stuck = right->begin_read(metadata, {target.descriptor()}, milliseconds(50));
