@@ -153,7 +153,12 @@ BACKENDS = [
     Backend("asyncio streams", ("--backend=unix_streams",), speed=0.5),
     Backend("shared memory, pipe", ("--backend=shared_memory",)),
     Backend("memcpy", ("--backend=memcpy",)),
-    Backend("the device's own copy", ("--backend=memcpy",), only=("device",), devices=True),
+    Backend(
+        "the device's own copy",
+        ("--backend=memcpy",),
+        only=tuple(work.name for work in DEVICE_WORKS),
+        devices=True,
+    ),
 ]
 PACKAGES = (
     "nixl-connect",
@@ -314,13 +319,13 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "packages": versions(),
-        **gpu(),
     }
 
 
 def gpu() -> dict[str, Any]:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    import torch
+
+    if not torch.cuda.is_available():
         return {}
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"gpus": names, "cuda": torch.version.cuda}
@@ -343,7 +348,7 @@ def main() -> None:
         devices.append(f"--mover-device={options.mover_device}")
     backends = []
     for backend in BACKENDS:
-        if (devices and not backend.devices) or (not devices and "device" in backend.only):
+        if devices and not backend.devices:
             continue
         if options.only and not any(part in backend.name for part in options.only):
             continue
@@ -357,7 +362,7 @@ def main() -> None:
         if not options.work or w.name in options.work
     ]
     figures: dict[str, dict[str, Figures]] = {w.name: {} for w in works}
-    pairs = [(w, b) for w in works for b in backends if devices or not b.only or w.name in b.only]
+    pairs = [(w, b) for w in works for b in backends if not b.only or w.name in b.only]
 
     columns = (
         TextColumn("{task.description}", table_column=None),
@@ -379,10 +384,8 @@ def main() -> None:
     if options.output is None:
         return
     options.output.mkdir(parents=True, exist_ok=True)
-    if devices:
-        import torch  # noqa: F401 (what the machine has is asked of it)
     record = {
-        "machine": machine(),
+        "machine": machine() | (gpu() if devices else {}),
         "devices": devices,
         "rounds": options.rounds,
         "works": {

@@ -36,9 +36,10 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def allocate(options: argparse.Namespace, fill: Callable[[int], int]) -> list[Buffer]:
+def allocate(
+    options: argparse.Namespace, device: str | None, fill: Callable[[int], int]
+) -> list[Buffer]:
     """A buffer for each slot; for every library on the same kind of pages."""
-    device = options.mover_device if options.mover else options.device
     if device is not None:
         buffers = [on_device(options.size, fill(slot), device) for slot in range(options.in_flight)]
         settle()
@@ -57,11 +58,11 @@ def allocate(options: argparse.Namespace, fill: Callable[[int], int]) -> list[Bu
 
 
 def full(options: argparse.Namespace) -> list[Buffer]:
-    return allocate(options, lambda slot: slot % 251)
+    return allocate(options, options.device, lambda slot: slot % 251)
 
 
 def empty(options: argparse.Namespace) -> list[Buffer]:
-    return allocate(options, lambda slot: 255)
+    return allocate(options, options.mover_device, lambda slot: 255)
 
 
 def are_right(buffers: list[Buffer]) -> bool:
@@ -334,7 +335,6 @@ def spin_owner(backend: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 def local(backend: Any, options: argparse.Namespace) -> dict[str, Any]:
     source = full(options)
-    options.mover = True
     target = empty(options)
 
     def run(operations: int) -> list[float]:

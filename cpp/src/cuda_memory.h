@@ -50,7 +50,7 @@ cuda::Context* cuda_context_of(const std::vector<Region>& regions);
 /// of NIXL's own progress thread, ai-dynamo/nixl#2102).
 class CudaContext {
  public:
-  /// Does nothing for null, or when the driver refuses.
+  /// Does nothing for null. When the driver refuses the context, the rest still holds.
   explicit CudaContext(cuda::Context* context) noexcept;
   CudaContext(const CudaContext&) = delete;
   CudaContext& operator=(const CudaContext&) = delete;

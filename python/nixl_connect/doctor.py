@@ -222,7 +222,7 @@ def _no_ptrace() -> str:
 
 def _transports(host: dict[str, object]) -> Iterator[Finding]:
     log = str(host["log"])
-    used = sorted(set(re.findall(r"\b(\w+)/[\w:.]+", _endpoints(log))))
+    used = _transports_used(log)
     if used:
         yield Finding("transports in use", "ok", ", ".join(used))
     for transport, (what_for, module, missing) in _NEEDS.items():
@@ -245,8 +245,10 @@ def _no_ucx_module(name: str, log: str) -> str:
     return f"UCX has no module for it: libuct_{name}.so is not in {modules}"
 
 
-def _endpoints(log: str) -> str:
-    return "\n".join(re.findall(r"cfg#\d+ (.*)", log))
+def _transports_used(log: str) -> list[str]:
+    """By the endpoints that UCX says in its log it has made."""
+    endpoints = "\n".join(re.findall(r"cfg#\d+ (.*)", log))
+    return sorted(set(re.findall(r"\b(\w+)/[\w:.]+", endpoints)))
 
 
 def _gpu_direct(sys_fs: Path, proc_fs: Path) -> Iterator[Finding]:
@@ -302,5 +304,5 @@ def _gpu() -> Iterator[Finding]:
         )
     else:
         yield _moved("transfer of GPU memory", probe)
-        used = sorted(set(re.findall(r"\b(\w+)/[\w:.]+", _endpoints(str(probe["log"])))))
+        used = _transports_used(str(probe["log"]))
         yield Finding("transports for GPU memory", "ok", ", ".join(used))

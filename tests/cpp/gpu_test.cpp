@@ -8,7 +8,7 @@
 #include <set>
 
 #include "fake.h"
-#include "fake_cuda.h"
+#include "gpu_memory.h"
 
 namespace nixl_connect {
 namespace {
@@ -18,40 +18,11 @@ using std::chrono::seconds;
 using testing::Buffer;
 using testing::end_of;
 using testing::eventually;
+using testing::GpuMemory;
 using ::testing::HasSubstr;
 
 constexpr int kBackend = -2;
 constexpr int kIllegalAddress = 700;
-
-/// Before anybody looks for the real one.
-[[maybe_unused]] const bool chosen =
-    ::setenv("NIXL_CONNECT_CUDA_LIBRARY", FAKE_CUDA_LIBRARY, 1) == 0;
-
-/// Memory that a GPU has.
-struct GpuMemory {
-  explicit GpuMemory(std::size_t bytes, int its_device = 0, int kind = kFakePlain)
-      : address(fake_cuda_malloc(bytes, its_device, kind)), size(bytes), device(its_device) {}
-  GpuMemory(const GpuMemory&) = delete;
-  GpuMemory& operator=(const GpuMemory&) = delete;
-  ~GpuMemory() { fake_cuda_free(address); }
-
-  Descriptor descriptor() const { return part(0, size); }
-  Descriptor part(std::size_t offset, std::size_t bytes) const {
-    return {reinterpret_cast<std::uintptr_t>(address) + offset,
-            bytes,
-            {DeviceKind::cuda, static_cast<std::uint32_t>(device)},
-            nullptr};
-  }
-  bool holds(int value) const {
-    const auto* bytes = static_cast<const unsigned char*>(address);
-    return std::all_of(bytes, bytes + size, [&](unsigned char byte) { return byte == value; });
-  }
-  void fill(int value) { std::memset(address, value, size); }
-
-  void* address;
-  std::size_t size;
-  int device;
-};
 
 class Gpu : public testing::FakeTest {
  protected:

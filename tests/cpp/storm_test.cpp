@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "fake.h"
-#include "fake_cuda.h"
+#include "gpu_memory.h"
 
 namespace nixl_connect {
 namespace {
@@ -16,22 +16,18 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using testing::Buffer;
 using testing::eventually;
+using testing::GpuMemory;
 
 constexpr std::size_t kHalf = std::size_t{2} << 20;
 
 /// What all threads move about in; each side of an operation has a half of it.
 struct Memory {
   Buffer host{2 * kHalf, 1};
-  std::array<void*, 2> gpus{fake_cuda_malloc(2 * kHalf, 0, kFakePlain),
-                            fake_cuda_malloc(2 * kHalf, 1, kFakePooled)};
+  std::array<GpuMemory, 2> gpus{GpuMemory(2 * kHalf, 0, kFakePlain),
+                                GpuMemory(2 * kHalf, 1, kFakePooled)};
 
   Descriptor part(std::size_t place, std::size_t offset, std::size_t size) const {
-    if (place == 0) return host.part(offset, size);
-    const auto device = static_cast<std::uint32_t>(place - 1);
-    return {reinterpret_cast<std::uintptr_t>(gpus[device]) + offset,
-            size,
-            {DeviceKind::cuda, device},
-            nullptr};
+    return place == 0 ? host.part(offset, size) : gpus[place - 1].part(offset, size);
   }
 };
 

@@ -70,34 +70,22 @@ def test_workers(options: tuple[str, ...]) -> None:
     assert figures["elapsed"] > 0
 
 
-def test_side_by_side(tmp_path: Path) -> None:
+def side_by_side(written: Path, *options: str) -> dict[str, Any]:
     pytest.importorskip("matplotlib", reason="`make bench` installs it")
-    run(
-        "side_by_side.py",
-        "--rounds=1",
-        "--scale=0.01",
-        "--only=asyncio alone",
-        "--only=memcpy",
-        f"--output={tmp_path}",
-    )
-    record = json.loads((tmp_path / "side_by_side.json").read_text())
+    run("side_by_side.py", "--rounds=1", "--scale=0.01", *options, f"--output={written.parent}")
+    record: dict[str, Any] = json.loads(written.read_text())
+    return record
+
+
+def test_side_by_side(tmp_path: Path) -> None:
+    record = side_by_side(tmp_path / "side_by_side.json", "--only=asyncio alone", "--only=memcpy")
     assert record["works"]["4 KiB, 1 in flight"]["memcpy"]["p50_us"] > 0
     assert (tmp_path / "one.svg").read_text().startswith("<?xml")
 
 
 def test_side_by_side_on_a_device(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="`make bench` installs it")
-    run(
-        "side_by_side.py",
-        "--rounds=1",
-        "--scale=0.01",
-        "--device=cpu:0",
-        "--work=device-large",
-        "--only=nixl_connect",
-        "--only=own copy",
-        f"--output={tmp_path}",
-    )
-    record = json.loads((tmp_path / "devices.json").read_text())
+    options = ("--device=cpu:0", "--work=device-large", "--only=nixl_connect", "--only=own copy")
+    record = side_by_side(tmp_path / "devices.json", *options)
     assert record["works"]["64 MiB"]["the device's own copy"]["p50_us"] > 0
     assert record["works"]["64 MiB"]["nixl_connect"]["p50_us"] > 0
 
