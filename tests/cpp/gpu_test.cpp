@@ -192,7 +192,7 @@ TEST_F(Gpu, DefaultStreamsAreTheDevices) {
   for (const int device : {0, 2}) {
     for (const std::uintptr_t handle : {0, 1, 2}) {
       void* const stream = reinterpret_cast<void*>(handle);  // NOLINT: as CUDA has them
-      GpuMemory memory(100, device);
+      GpuMemory memory(100, device), neighbour(100, device + 1);
       EXPECT_EQ(after_cuda_stream(static_cast<std::uint32_t>(device), stream), nullptr);
       fake_cuda_launch_fill(stream, device, memory.address, 7, memory.size);
       const Fence fence = after_cuda_stream(static_cast<std::uint32_t>(device), stream);
@@ -203,6 +203,12 @@ TEST_F(Gpu, DefaultStreamsAreTheDevices) {
       EXPECT_TRUE(fence());
     }
   }
+}
+
+TEST_F(Gpu, ADeviceThatNobodyUsesHasNoDefaultStream) {
+  EXPECT_EQ(refusal([&] { (void)after_cuda_stream(3, nullptr); }),
+            "backend: stream: there is no CUDA context of device 3");
+  EXPECT_EQ(fake_cuda_calls("cuDevicePrimaryCtxRetain"), 0);
 }
 
 TEST_F(Gpu, AStreamIsOfItsOwnDevice) {

@@ -104,11 +104,11 @@ def other() -> Iterator[nc.Connector]:
 
 
 def run_python(
-    code: str, *, timeout: float = 60, **environment: str
+    code: str, *arguments: str, timeout: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs code in a fresh interpreter, whose environment has what is given and what we have."""
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -5,7 +5,7 @@ a caller of either does. Each request is a task; a reply carries its request's n
 
 Requests: ``offer`` (make memory, create the operation, reply with its metadata), ``wait`` (for
 an offer's end, and check what arrived), ``begin`` (read or write, wait, check), ``cancel``. With
-``where`` the memory is torch's, on that device, or on several in turn.
+``where`` the memory is on these devices in turn; see gpus.py.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def contents(seed: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def on_devices(arrays: list[Any], devices: list[str]) -> list[Any]:
-    """The arrays as torch's tensors, on each device in turn."""
-    import torch
+    """The arrays on each device in turn."""
+    import gpus
 
-    return [torch.from_numpy(array).to(devices[i % len(devices)]) for i, array in enumerate(arrays)]
+    return [gpus.put(array, devices[i % len(devices)]) for i, array in enumerate(arrays)]
 
 
 class Worker:
