@@ -90,6 +90,24 @@ bool Transfer::done() {
   return status == capi::kSuccess;
 }
 
+namespace {
+
+/// The caller's parameters, and what we set where neither they nor UCX's environment do.
+std::map<std::string, std::string> with_own(std::map<std::string, std::string> parameters,
+                                            const std::string& backend) {
+  if (backend != "UCX") return parameters;
+  // Without NVLink UCX reads a GPU's memory of another process through the host's, over TCP, though
+  // CUDA IPC works there; NIXL itself sets this in versions after 1.5.1 (ai-dynamo/nixl#2208).
+  std::string& config = parameters["engine_config"];
+  constexpr std::string_view kReads = "CUDA_IPC_ENABLE_GET_ZCOPY";
+  if (config.find(kReads) == std::string::npos) {
+    config += (config.empty() ? "" : ",") + std::string(kReads) + "=on";
+  }
+  return parameters;
+}
+
+}  // namespace
+
 Agent::Agent(const NixlApi& api, std::string name, const std::string& backend,
              const std::map<std::string, std::string>& parameters, bool progress_thread)
     : api_(api), name_(std::move(name)) {
@@ -105,7 +123,7 @@ Agent::Agent(const NixlApi& api, std::string name, const std::string& backend,
     }
     const Scoped<capi::MemListHandle> memories_owner(memories, api_.destroy_mem_list);
     const Scoped<capi::ParamsHandle> params_owner(defaults, api_.destroy_params);
-    for (const auto& [key, value] : parameters) {
+    for (const auto& [key, value] : with_own(parameters, backend)) {
       check("params_add", api_.params_add(defaults, key.c_str(), value.c_str()));
     }
     check("create_backend", api_.create_backend(agent_, backend.c_str(), defaults, &backend_));

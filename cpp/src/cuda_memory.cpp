@@ -2,7 +2,9 @@
 
 #include <array>
 #include <atomic>
+#include <cstdlib>
 
+#include "loaded_libraries.h"
 #include "nixl_connect/cuda.h"
 #include "nixl_connect/error.h"
 
@@ -94,7 +96,8 @@ std::optional<CudaMemory> CudaMemory::at(const CudaDriver& driver, std::uintptr_
   memory.type = static_cast<unsigned>(values[kType]);
   memory.managed = values[kManaged] != 0;
   memory.device = static_cast<int>(static_cast<std::uint32_t>(values[kDevice]));
-  memory.plain = values[kPlain] != 0;
+  // UCX has seen drivers that say no of what `cudaMalloc` made; only that is of a context, though.
+  memory.plain = values[kPlain] != 0 || (memory.context != nullptr && !memory.managed);
   memory.start = values[kStart];
   memory.size = values[kSize];
   memory.pooled = values[kPool] != 0;
@@ -134,13 +137,42 @@ std::optional<std::uint32_t> cuda_device_of(std::uintptr_t address) {
   return static_cast<std::uint32_t>(memory->device);
 }
 
+namespace {
+
+/// What UCX lacks that it needs to tell a GPU's memory from the host's.
+std::string ucx_advice() {
+  if (loaded_libraries("libucp").empty()) return {};
+  if (loaded_libraries("libuct_cuda").empty()) {
+    return "; UCX has not loaded its modules for CUDA: install the variant of NIXL's wheel that "
+           "fits the driver's CUDA, and see what 'nixl-connect doctor' says";
+  }
+  if (loaded_libraries("libucm_cuda").empty()) {
+    return "; UCX has not loaded libucm_cuda, most often because it does not find CUDA's runtime "
+           "library, libcudart, of the CUDA that NIXL was built for, and so takes a GPU's memory "
+           "for the host's: install that library (nvidia-cuda-runtime-cu12, or "
+           "nvidia-cuda-runtime for CUDA 13), or set UCX_MEMTYPE_CACHE=n";
+  }
+  const char* transports = std::getenv("UCX_TLS");
+  const std::string_view chosen(transports == nullptr ? "" : transports);
+  const bool named = chosen.find("cuda") != std::string_view::npos;
+  if (chosen.substr(0, 1) == "^" ? named : !named && !chosen.empty() && chosen != "all") {
+    return "; UCX_TLS is '" + std::string(chosen) +
+           "', which leaves out UCX's transports for a GPU's memory: cuda_copy and cuda_ipc";
+  }
+  return {};
+}
+
+}  // namespace
+
 std::string cuda_memory_advice(const std::vector<Region>& regions) {
   for (const Region& region : regions) {
     if (region.type != capi::kVram) continue;
     const CudaDriver* driver = CudaDriver::find();
     if (driver == nullptr) return {};
     const auto memory = CudaMemory::at(*driver, region.address);
-    if (!memory || memory->type != cuda::kDeviceMemory || memory->plain) continue;
+    if (!memory || memory->type != cuda::kDeviceMemory) continue;
+    if (std::string advice = ucx_advice(); !advice.empty()) return advice;
+    if (memory->plain) continue;
     if (memory->managed) {
       return "; it is managed memory, which not every transport takes: allocate with cudaMalloc";
     }

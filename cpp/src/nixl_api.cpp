@@ -1,7 +1,6 @@
 #include "nixl_api.h"
 
 #include <dlfcn.h>
-#include <link.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -9,6 +8,7 @@
 #include <memory>
 #include <mutex>
 
+#include "loaded_libraries.h"
 #include "nixl_connect/error.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -17,23 +17,6 @@ namespace {
 
 constexpr const char* kLibrary = "libnixl_capi.so";
 constexpr const char* kVariable = "NIXL_CONNECT_NIXL_LIBRARY";
-
-/// Paths of the libraries in this process whose file name is `name`.
-std::vector<std::string> loaded_libraries(std::string_view name) {
-  struct Search {
-    std::string_view name;
-    std::vector<std::string> found;
-  } search{name, {}};
-  ::dl_iterate_phdr(
-      [](dl_phdr_info* info, std::size_t, void* data) {
-        auto& s = *static_cast<Search*>(data);
-        const std::filesystem::path path(info->dlpi_name);
-        if (path.filename() == s.name) s.found.push_back(path.string());
-        return 0;
-      },
-      &search);
-  return search.found;
-}
 
 std::vector<std::string> from_loaded_nixl() {
   std::vector<std::string> paths = loaded_libraries(kLibrary);

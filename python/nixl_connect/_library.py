@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 __all__ = ["nixl_library_candidates"]
 
 _VARIANTS = ("cu13", "cu12", "rocm")
+# CUDA's runtime, and where NVIDIA's wheels have it.
+_RUNTIMES = {
+    "cu12": ("libcudart.so.12", "cuda_runtime/lib"),
+    "cu13": ("libcudart.so.13", "cu13/lib"),
+}
 
 
 def _preferred_variant() -> str | None:
@@ -30,4 +38,26 @@ def nixl_library_candidates() -> list[str]:
         library = site / f".nixl_{variant}.mesonpy.libs" / "libnixl_capi.so"
         if library.exists():
             paths.append(str(library))
+            _load_cuda_runtime(variant)
     return paths
+
+
+def _load_cuda_runtime(variant: str) -> None:
+    """Loads CUDA's runtime library from its wheel, if it is there.
+
+    UCX needs it to tell a GPU's memory from the host's, and finds it only on the system's path, or
+    where somebody, as torch does, has loaded it before.
+    """
+    if variant not in _RUNTIMES:
+        return
+    name, folder = _RUNTIMES[variant]
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        return
+    spec = importlib.util.find_spec("nvidia")
+    for site in (spec and spec.submodule_search_locations) or ():
+        library = Path(site) / folder / name
+        if library.exists():
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(library), mode=os.RTLD_LAZY)
+            return

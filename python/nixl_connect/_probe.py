@@ -1,4 +1,8 @@
-"""A transfer between two connectors of this process; prints what came of it as JSON."""
+"""Transfers of one kind of memory, as the doctor asks for them; prints what came of it as JSON.
+
+Host memory moves between two connectors of this process; a GPU's between two processes, for
+within one UCX has no way from GPU to GPU but by the host.
+"""
 
 from __future__ import annotations
 
@@ -6,58 +10,143 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import nixl_connect as nc
 
+from ._cuda import Buffer, CudaError, Driver
+
 _BYTES = 16 << 20
+_DATA = b"\x5a" * _BYTES
+_TIMES = 5
+_TIMEOUT = 20.0
 
 
-def _buffers(kind: str) -> tuple[Any, Any, Any]:
-    """A source, a target, and a function that says whether they are the same."""
-    if kind == "host":
-        sent, arrived = bytearray(b"\x5a" * _BYTES), bytearray(_BYTES)
-        return sent, arrived, lambda: sent == arrived
-    import torch
+class _HostBuffer(bytearray):
+    def set(self, data: bytes) -> None:
+        self[:] = data
 
-    source = torch.full((_BYTES,), 0x5A, dtype=torch.uint8, device=kind)
-    target = torch.zeros_like(source)
-    torch.cuda.synchronize()
-    return source, target, lambda: torch.equal(source, target)
+    def get(self) -> bytes:
+        return bytes(self)
 
 
-async def _transfer(kind: str) -> dict[str, object]:
-    source, target, same = _buffers(kind)
-    seconds = []
-    async with nc.Connector("owner") as owner, nc.Connector("mover") as mover:
-        for _ in range(5):
-            began = time.perf_counter()
-            offer = await owner.create_readable(nc.Descriptor(source), timeout=20)
-            read = await mover.begin_read(offer.metadata(), nc.Descriptor(target), timeout=20)
-            await asyncio.gather(read.wait_for_completion(), offer.wait_for_completion())
-            seconds.append(time.perf_counter() - began)
-        library = owner.nixl_library
-    if not same():
+def _check(buffer: Any) -> None:
+    if buffer.get() != _DATA:
         raise RuntimeError("the bytes that arrived are not those that were sent")
-    return {"probe": kind, "library": library, "bytes": _BYTES, "seconds": min(seconds)}
 
 
-def main(kind: str) -> None:
-    if kind != "host":
-        try:
-            import torch
-        except ImportError:
-            print(json.dumps({"probe": kind, "skipped": "needs torch"}))
-            return
-        if not torch.cuda.is_available():
-            print(json.dumps({"probe": kind, "skipped": "torch finds no CUDA device"}))
-            return
+async def _shortest(transfer: Callable[[], Awaitable[None]]) -> float:
+    seconds = []
+    for _ in range(_TIMES):
+        began = time.perf_counter()
+        await transfer()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+async def _host() -> dict[str, object]:
+    source, target = _HostBuffer(_DATA), _HostBuffer(_BYTES)
+    async with nc.Connector("owner") as owner, nc.Connector("mover") as mover:
+
+        async def read() -> None:
+            offer = await owner.create_readable(nc.Descriptor(source), timeout=_TIMEOUT)
+            reading = await mover.begin_read(
+                offer.metadata(), nc.Descriptor(target), timeout=_TIMEOUT
+            )
+            await asyncio.gather(reading.wait_for_completion(), offer.wait_for_completion())
+
+        seconds = await _shortest(read)
+        library = owner.nixl_library
+    _check(target)
+    return {"library": library, "bytes": _BYTES, "seconds": seconds}
+
+
+async def _gpu() -> dict[str, object]:
+    """Offers memory to a process that reads it and writes it."""
+    driver = Driver()
+    source, target = Buffer(driver, _BYTES), Buffer(driver, _BYTES)
+    source.set(_DATA)
+    async with nc.Connector("owner") as owner:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "nixl_connect._probe",
+            "cuda-peer",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for index in range(2 * _TIMES):
+            create, buffer = (
+                (owner.create_readable, source)
+                if index < _TIMES
+                else (owner.create_writable, target)
+            )
+            offer = await create(nc.Descriptor(buffer), timeout=_TIMEOUT)
+            child.stdin.write(offer.metadata().model_dump_json().encode() + b"\n")
+            waiting = asyncio.ensure_future(offer.wait_for_completion())
+            ended = asyncio.ensure_future(child.wait())
+            await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                waiting.cancel()
+                break
+            ended.cancel()
+            await waiting
+        child.stdin.close()
+        said = (await child.stdout.read()).decode()
+        await child.wait()
+    sys.stdout.write(said)
+    answer: dict[str, object] = json.loads(said.splitlines()[-1])
+    if "error" not in answer:
+        _check(target)
+    return answer
+
+
+async def _gpu_peer() -> dict[str, object]:
+    driver = Driver()
+    buffer = Buffer(driver, _BYTES)
+    loop = asyncio.get_running_loop()
+    async with nc.Connector("mover") as mover:
+
+        async def told() -> nc.RdmaMetadata:
+            line = await loop.run_in_executor(None, sys.stdin.readline)
+            return nc.RdmaMetadata.model_validate_json(line)
+
+        async def read() -> None:
+            reading = await mover.begin_read(
+                await told(), nc.Descriptor(buffer), timeout=_TIMEOUT
+            )
+            await reading.wait_for_completion()
+
+        async def write() -> None:
+            writing = await mover.begin_write(
+                nc.Descriptor(buffer), await told(), timeout=_TIMEOUT
+            )
+            await writing.wait_for_completion()
+
+        read_seconds = await _shortest(read)
+        _check(buffer)
+        write_seconds = await _shortest(write)
+    return {"bytes": _BYTES, "seconds": read_seconds, "write_seconds": write_seconds}
+
+
+_KINDS: dict[str, Callable[[], Awaitable[dict[str, object]]]] = {
+    "host": _host,
+    "cuda": _gpu,
+    "cuda-peer": _gpu_peer,
+}
+
+
+async def _answer(kind: str) -> dict[str, object]:
     try:
-        result = asyncio.run(_transfer(kind))
+        return await _KINDS[kind]()
+    except CudaError as error:
+        return {"skipped": str(error)}
     except Exception as error:
-        result = {"probe": kind, "error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(result), flush=True)
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    print(json.dumps({"probe": sys.argv[1], **asyncio.run(_answer(sys.argv[1]))}), flush=True)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ._cuda import CudaError, Driver
 from ._library import nixl_library_candidates
 
 __all__ = ["Finding", "examine", "verdict"]
@@ -195,9 +196,11 @@ def _exists(path: str, name: str) -> Callable[[], str]:
 
 
 def _no_gpu() -> str:
-    return (
-        "" if Path("/dev/nvidiactl").exists() else "no NVIDIA driver: /dev/nvidiactl is not there"
-    )
+    try:
+        Driver()
+    except CudaError as error:
+        return str(error)
+    return ""
 
 
 # What UCX needs for each transport: a module of its own, and something of the host. What it makes
@@ -276,33 +279,39 @@ def _text(path: Path) -> str:
 
 
 def _gpu() -> Iterator[Finding]:
-    if reason := _no_gpu():
-        yield Finding("GPU", "absent", reason)
-        return
     try:
-        listing = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=_SECONDS,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError) as error:
-        yield Finding("GPU", "warning", f"nvidia-smi: {error}", "look at the driver's installation")
+        driver = Driver()
+        devices = [driver.describe(device) for device in range(driver.count)]
+    except CudaError as error:
+        yield Finding("GPU", "absent", str(error))
         return
-    yield Finding("GPU", "ok", "; ".join(listing.splitlines()))
+    version = re.search(r"Module\S*\s+(?:for \S+\s+)?(\d\S*)", _text(Path("/proc/driver/nvidia/version")))
+    yield Finding(
+        "GPU",
+        "ok",
+        "; ".join(f"{name}, {size // _MIB} MiB" for name, size in devices)
+        + (f"; driver {version[1]}" if version else ""),
+    )
     yield from _gpu_direct(Path("/sys"), Path("/proc"))
     probe = _probe("cuda")
-    if "skipped" in probe:
-        yield Finding("transfer of GPU memory", "absent", str(probe["skipped"]))
-    elif "error" in probe:
+    if "seconds" not in probe:
+        reason = probe.get("error") or probe.get("skipped")
         yield Finding(
             "transfer of GPU memory",
             "warning",
-            str(probe["error"]),
+            str(reason),
             "install the variant of NIXL's wheel that fits the driver's CUDA (cu12, cu13)",
         )
-    else:
-        yield _moved("transfer of GPU memory", probe)
-        used = _transports_used(str(probe["log"]))
-        yield Finding("transports for GPU memory", "ok", ", ".join(used))
+        return
+    yield _moved("read of GPU memory", probe)
+    yield _moved("write of GPU memory", {**probe, "seconds": probe["write_seconds"]})
+    used = _transports_used(str(probe["log"]))
+    yield Finding("transports for GPU memory", "ok", ", ".join(used))
+    if "cuda_ipc" not in used:
+        yield Finding(
+            "GPU memory between processes",
+            "warning",
+            "UCX does not use CUDA IPC, so it goes through host memory",
+            "look that the processes share an IPC namespace, and that UCX_TLS, if set, names "
+            "cuda_ipc and cuda_copy",
+        )

@@ -22,6 +22,7 @@ REAL = torch.cuda.device_count() > 0
 STAND_IN = not REAL and os.environ.get("FAKE_CUDA_LIVE") == "1"
 KINDS = PLAIN, POOLED, MAPPED = range(3)
 _LEGACY_STREAM = 1
+_GRANULE = 2 << 20
 
 
 class _Driver:
@@ -35,13 +36,16 @@ class _Driver:
             "cuCtxPopCurrent_v2": [pointer],
             "cuDevicePrimaryCtxRetain": [pointer, number],
             "cuMemAlloc_v2": [pointer, size],
+            "cuMemAllocAsync": [pointer, size, pointer],
+            "cuMemCreate": [pointer, size, pointer, ctypes.c_ulonglong],
+            "cuMemAddressReserve": [pointer, size, size, pointer, ctypes.c_ulonglong],
+            "cuMemMap": [pointer, size, size, pointer, ctypes.c_ulonglong],
+            "cuMemSetAccess": [pointer, size, pointer, size],
             "cuMemFree_v2": [pointer],
             "cuMemcpyHtoD_v2": [pointer, pointer, size],
             "cuMemcpyDtoH_v2": [pointer, pointer, size],
             "cuStreamCreate": [pointer, ctypes.c_uint],
             "cuStreamQuery": [pointer],
-            "fake_cuda_malloc": [size, number, number],
-            "fake_cuda_free": [pointer],
             "fake_cuda_launch_fill": [pointer, number, pointer, number, size],
             "fake_cuda_launch_sleep": [pointer, number, ctypes.c_double],
             "fake_cuda_capture": [pointer, number],
@@ -49,7 +53,6 @@ class _Driver:
         }
         for name, of in arguments.items():
             getattr(library, name).argtypes = of
-        library.fake_cuda_malloc.restype = pointer
         self._contexts: dict[int, ctypes.c_void_p] = {}
 
     def count(self) -> int:
@@ -77,6 +80,26 @@ class _Driver:
         finally:
             self("cuCtxPopCurrent_v2", None)
 
+    def allocate(self, size: int, device: int, kind: int) -> int:
+        """As `cudaMalloc` does, `cudaMallocAsync`, and torch's expandable segments."""
+        address = ctypes.c_ulonglong()
+        made = ctypes.byref(address)
+        if kind == PLAIN:
+            self("cuMemAlloc_v2", made, size)
+        elif kind == POOLED:
+            self("cuMemAllocAsync", made, size, _current)
+        else:
+            size = -(-size // _GRANULE) * _GRANULE
+            # CUmemAllocationProp: pinned, shared as files, on this device.
+            properties = (ctypes.c_int * 8)(1, 1, 1, device)
+            access = (ctypes.c_int * 3)(1, device, 3)
+            pages = ctypes.c_void_p()
+            self("cuMemCreate", ctypes.byref(pages), size, properties, 0)
+            self("cuMemAddressReserve", made, size, 0, None, 0)
+            self("cuMemMap", address.value, size, 0, pages, 0)
+            self("cuMemSetAccess", address.value, size, access, 1)
+        return address.value
+
     def idle(self) -> bool:
         return all(
             self._library.cuStreamQuery(handle) == 0 for handle in (_LEGACY_STREAM, _current)
@@ -93,27 +116,24 @@ class StandInArray:
     def __init__(self, source: np.ndarray[Any, Any], device: int, kind: int = PLAIN) -> None:
         assert _driver is not None
         self.shape, self.dtype, self.device = (source.size,), source.dtype, device
-        self._owner: StandInArray | None = None
+        self._owner: StandInArray | None = None  # of a view, so that it stays
+        self._freed = kind == PLAIN
         with _driver.on(device):
-            if kind == PLAIN:
-                address = ctypes.c_ulonglong()
-                _driver("cuMemAlloc_v2", ctypes.byref(address), source.nbytes)
-                self._address = address.value
-            else:
-                self._address = _driver.fake("malloc", source.nbytes, device, kind)
+            self._address = _driver.allocate(source.nbytes, device, kind)
             source = np.ascontiguousarray(source)
             _driver("cuMemcpyHtoD_v2", self._address, source.ctypes.data, source.nbytes)
 
     def __del__(self) -> None:
-        if self._owner is None and _driver is not None:
-            _driver.fake("free", self._address)
+        if self._freed and _driver is not None:
+            with _driver.on(self.device):
+                _driver("cuMemFree_v2", self._address)
 
     def __getitem__(self, part: slice) -> StandInArray:
         start, stop, step = part.indices(self.shape[0])
         assert step == 1
         view = object.__new__(StandInArray)
         view.shape, view.dtype, view.device = (stop - start,), self.dtype, self.device
-        view._owner = self
+        view._owner, view._freed = self, False
         view._address = self._address + start * self.dtype.itemsize
         return view
 

@@ -1,0 +1,117 @@
+"""The CUDA driver, for who looks whether a GPU works: the doctor, and the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["Buffer", "CudaError", "Driver"]
+
+_POINTER, _NUMBER, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
+_ARGUMENTS: dict[str, list[Any]] = {
+    "cuInit": [ctypes.c_uint],
+    "cuGetErrorName": [_NUMBER, _POINTER],
+    "cuDeviceGetCount": [_POINTER],
+    "cuDeviceGetName": [_POINTER, _NUMBER, _NUMBER],
+    "cuDeviceTotalMem_v2": [_POINTER, _NUMBER],
+    "cuDevicePrimaryCtxRetain": [_POINTER, _NUMBER],
+    "cuCtxPushCurrent_v2": [_POINTER],
+    "cuCtxPopCurrent_v2": [_POINTER],
+    "cuMemAlloc_v2": [_POINTER, _SIZE],
+    "cuMemFree_v2": [_POINTER],
+    "cuMemcpyHtoD_v2": [_POINTER, _POINTER, _SIZE],
+    "cuMemcpyDtoH_v2": [_POINTER, _POINTER, _SIZE],
+}
+
+
+class CudaError(RuntimeError):
+    """There is no driver, no GPU, or the driver refuses."""
+
+
+class Driver:
+    """The functions of `libcuda.so.1`, initialised. Thread safe."""
+
+    def __init__(self) -> None:
+        path = os.environ.get("NIXL_CONNECT_CUDA_LIBRARY") or "libcuda.so.1"
+        try:
+            self.library = ctypes.CDLL(path)
+        except OSError as error:
+            raise CudaError(f"no NVIDIA driver: {error}") from None
+        for name, arguments in _ARGUMENTS.items():
+            getattr(self.library, name).argtypes = arguments
+        self._contexts: dict[int, ctypes.c_void_p] = {}
+        self.call("cuInit", 0)
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Calls a function of the driver; raises `CudaError` when it returns an error."""
+        error = getattr(self.library, name)(*arguments)
+        if error:
+            word = ctypes.c_char_p()
+            self.library.cuGetErrorName(error, ctypes.byref(word))
+            raise CudaError(f"{name}: {(word.value or b'error').decode()} ({error})")
+
+    @property
+    def count(self) -> int:
+        """How many devices there are."""
+        count = ctypes.c_int()
+        self.call("cuDeviceGetCount", ctypes.byref(count))
+        return count.value
+
+    def describe(self, device: int) -> tuple[str, int]:
+        """A device's name, and its memory in bytes."""
+        name, size = ctypes.create_string_buffer(256), ctypes.c_size_t()
+        self.call("cuDeviceGetName", name, len(name), device)
+        self.call("cuDeviceTotalMem_v2", ctypes.byref(size), device)
+        return name.value.decode(), size.value
+
+    @contextlib.contextmanager
+    def on(self, device: int) -> Iterator[None]:
+        """With the device's primary context, which is made if nobody has yet."""
+        if device not in self._contexts:
+            context = ctypes.c_void_p()
+            self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+            self._contexts[device] = context
+        self.call("cuCtxPushCurrent_v2", self._contexts[device])
+        try:
+            yield
+        finally:
+            self.call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
+
+
+class Buffer:
+    """Bytes on a device, as other libraries' arrays are."""
+
+    def __init__(self, driver: Driver, size: int, device: int = 0) -> None:
+        self._driver, self._size, self._device = driver, size, device
+        address = ctypes.c_ulonglong()
+        with driver.on(device):
+            driver.call("cuMemAlloc_v2", ctypes.byref(address), size)
+        self._address = address.value
+
+    def __del__(self) -> None:
+        if hasattr(self, "_address"):
+            with self._driver.on(self._device):
+                self._driver.call("cuMemFree_v2", self._address)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": (self._size,),
+            "typestr": "|u1",
+            "data": (self._address, False),
+            "version": 3,
+            "stream": 1,
+        }
+
+    def set(self, data: bytes) -> None:
+        with self._driver.on(self._device):
+            self._driver.call("cuMemcpyHtoD_v2", self._address, data, self._size)
+
+    def get(self) -> bytes:
+        data = ctypes.create_string_buffer(self._size)
+        with self._driver.on(self._device):
+            self._driver.call("cuMemcpyDtoH_v2", data, self._address, self._size)
+        return data.raw
