@@ -1,6 +1,7 @@
 #include "agent.h"
 
 #include <cstdlib>
+#include <string_view>
 
 #include "cuda_memory.h"
 #include "nixl_connect/error.h"
@@ -92,16 +93,26 @@ bool Transfer::done() {
 
 namespace {
 
-/// The caller's parameters, and what we set where neither they nor UCX's environment do.
-std::map<std::string, std::string> with_own(std::map<std::string, std::string> parameters,
-                                            const std::string& backend) {
-  if (backend != "UCX") return parameters;
-  // Without NVLink UCX reads a GPU's memory of another process through the host's, over TCP, though
-  // CUDA IPC works there; NIXL itself sets this in versions after 1.5.1 (ai-dynamo/nixl#2208).
+struct UcxSetting {
+  std::string_view name, value;
+};
+/// What we ask of UCX where neither the caller nor its environment does.
+constexpr UcxSetting kUcxSettings[] = {
+    // Without NVLink UCX reads a GPU's memory of another process through the host's, over TCP,
+    // though CUDA IPC works there; NIXL itself sets this in versions after 1.5.1
+    // (ai-dynamo/nixl#2208).
+    {"CUDA_IPC_ENABLE_GET_ZCOPY", "on"},
+    // Over TCP, and wherever a GPU's memory goes through the host's, UCX copies piece by piece: of
+    // 8 KiB if nothing is said. Every UCX takes pieces of up to 64 KiB, its default for receiving.
+    {"TCP_TX_SEG_SIZE", "64k"},
+};
+
+std::map<std::string, std::string> with_ucx_settings(
+    std::map<std::string, std::string> parameters) {
   std::string& config = parameters["engine_config"];
-  constexpr std::string_view kReads = "CUDA_IPC_ENABLE_GET_ZCOPY";
-  if (config.find(kReads) == std::string::npos) {
-    config += (config.empty() ? "" : ",") + std::string(kReads) + "=on";
+  for (const auto& [name, value] : kUcxSettings) {
+    if (config.find(name) != std::string::npos) continue;
+    config.append(config.empty() ? "" : ",").append(name).append("=").append(value);
   }
   return parameters;
 }
@@ -123,7 +134,8 @@ Agent::Agent(const NixlApi& api, std::string name, const std::string& backend,
     }
     const Scoped<capi::MemListHandle> memories_owner(memories, api_.destroy_mem_list);
     const Scoped<capi::ParamsHandle> params_owner(defaults, api_.destroy_params);
-    for (const auto& [key, value] : with_own(parameters, backend)) {
+    for (const auto& [key, value] :
+         backend == "UCX" ? with_ucx_settings(parameters) : parameters) {
       check("params_add", api_.params_add(defaults, key.c_str(), value.c_str()));
     }
     check("create_backend", api_.create_backend(agent_, backend.c_str(), defaults, &backend_));
