@@ -143,8 +143,9 @@ namespace {
 std::string ucx_advice() {
   if (loaded_libraries("libucp").empty()) return {};
   if (loaded_libraries("libuct_cuda").empty()) {
-    return "; UCX has not loaded its modules for CUDA: install the variant of NIXL's wheel that "
-           "fits the driver's CUDA, and see what 'nixl-connect doctor' says";
+    return "; UCX has not loaded its modules for CUDA: they need libcuda.so.1 and libnvidia-ml.so.1 "
+           "of NVIDIA's driver (in a container, NVIDIA_DRIVER_CAPABILITIES=compute,utility), and a "
+           "variant of NIXL's wheel that fits its CUDA";
   }
   if (loaded_libraries("libucm_cuda").empty()) {
     return "; UCX has not loaded libucm_cuda, most often because it does not find CUDA's runtime "

@@ -115,15 +115,11 @@ async def _gpu_peer() -> dict[str, object]:
             return nc.RdmaMetadata.model_validate_json(line)
 
         async def read() -> None:
-            reading = await mover.begin_read(
-                await told(), nc.Descriptor(buffer), timeout=_TIMEOUT
-            )
+            reading = await mover.begin_read(await told(), nc.Descriptor(buffer), timeout=_TIMEOUT)
             await reading.wait_for_completion()
 
         async def write() -> None:
-            writing = await mover.begin_write(
-                nc.Descriptor(buffer), await told(), timeout=_TIMEOUT
-            )
+            writing = await mover.begin_write(nc.Descriptor(buffer), await told(), timeout=_TIMEOUT)
             await writing.wait_for_completion()
 
         read_seconds = await _shortest(read)

@@ -285,7 +285,9 @@ def _gpu() -> Iterator[Finding]:
     except CudaError as error:
         yield Finding("GPU", "absent", str(error))
         return
-    version = re.search(r"Module\S*\s+(?:for \S+\s+)?(\d\S*)", _text(Path("/proc/driver/nvidia/version")))
+    version = re.search(
+        r"Module\S*\s+(?:for \S+\s+)?(\d\S*)", _text(Path("/proc/driver/nvidia/version"))
+    )
     yield Finding(
         "GPU",
         "ok",

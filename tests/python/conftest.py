@@ -15,6 +15,7 @@ import pytest
 # Before anything starts UCX, which would take every network interface.
 os.environ["UCX_NET_DEVICES"] = "lo"
 
+import gpus
 import nixl_connect as nc
 
 PEER = Path(__file__).with_name("peer.py")
@@ -70,6 +71,12 @@ class Peer:
         self.process.stdin.close()
         await self._reader
         return await self.process.wait()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    needed = max((mark.args[0] for mark in item.iter_markers("gpus")), default=0)
+    if needed > gpus.count():
+        pytest.skip(f"needs {needed} CUDA devices, found {gpus.count()}")
 
 
 StartPeer = Callable[..., Awaitable[Peer]]

@@ -4,7 +4,8 @@ The stand-ins are there when the process was started with the stand-in for the C
 library path and with ``FAKE_CUDA_LIVE=1``; `make test-python` does so. NIXL and UCX are the real
 ones, with UCX's modules for CUDA, on either.
 
-An array is torch's tensor or a `StandInArray`. Both have ``data_ptr()``, ``cpu()`` and slices.
+An array is torch's tensor, or, of the stand-in's, a `StandInArray` and on the host one of numpy: to
+import torch takes a process longer than most tests. All can be sliced.
 """
 
 from __future__ import annotations
@@ -13,37 +14,33 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from nixl_connect._cuda import Driver
 
-REAL = torch.cuda.device_count() > 0
-STAND_IN = not REAL and os.environ.get("FAKE_CUDA_LIVE") == "1"
+STAND_IN = os.environ.get("FAKE_CUDA_LIVE") == "1"
+if not STAND_IN:
+    import torch
 KINDS = PLAIN, POOLED, MAPPED = range(3)
 _LEGACY_STREAM = 1
 _GRANULE = 2 << 20
 
 
-class _Driver:
-    """The stand-in's functions; those of the driver raise where they return an error."""
+class _StandIn(Driver):
+    """The stand-in, with what it has beside the driver's functions."""
 
     def __init__(self) -> None:
-        self._library = library = ctypes.CDLL("libcuda.so.1")
+        super().__init__()
         pointer, number, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
+        wide = ctypes.c_ulonglong
         arguments: dict[str, list[Any]] = {
-            "cuCtxPushCurrent_v2": [pointer],
-            "cuCtxPopCurrent_v2": [pointer],
-            "cuDevicePrimaryCtxRetain": [pointer, number],
-            "cuMemAlloc_v2": [pointer, size],
             "cuMemAllocAsync": [pointer, size, pointer],
-            "cuMemCreate": [pointer, size, pointer, ctypes.c_ulonglong],
-            "cuMemAddressReserve": [pointer, size, size, pointer, ctypes.c_ulonglong],
-            "cuMemMap": [pointer, size, size, pointer, ctypes.c_ulonglong],
+            "cuMemCreate": [pointer, size, pointer, wide],
+            "cuMemAddressReserve": [pointer, size, size, pointer, wide],
+            "cuMemMap": [pointer, size, size, pointer, wide],
             "cuMemSetAccess": [pointer, size, pointer, size],
-            "cuMemFree_v2": [pointer],
-            "cuMemcpyHtoD_v2": [pointer, pointer, size],
-            "cuMemcpyDtoH_v2": [pointer, pointer, size],
             "cuStreamCreate": [pointer, ctypes.c_uint],
             "cuStreamQuery": [pointer],
             "fake_cuda_launch_fill": [pointer, number, pointer, number, size],
@@ -52,61 +49,36 @@ class _Driver:
             "fake_cuda_replay": [pointer],
         }
         for name, of in arguments.items():
-            getattr(library, name).argtypes = of
-        self._contexts: dict[int, ctypes.c_void_p] = {}
-
-    def count(self) -> int:
-        number = ctypes.c_int()
-        self("cuDeviceGetCount", ctypes.byref(number))
-        return number.value
-
-    def __call__(self, name: str, *arguments: Any) -> None:
-        error = getattr(self._library, name)(*arguments)
-        assert error == 0, f"{name}: error {error}"
+            getattr(self.library, name).argtypes = of
 
     def fake(self, name: str, *arguments: Any) -> Any:
-        return getattr(self._library, f"fake_cuda_{name}")(*arguments)
-
-    @contextlib.contextmanager
-    def on(self, device: int) -> Iterator[None]:
-        """With the device's context, as torch's functions are."""
-        if device not in self._contexts:
-            context = ctypes.c_void_p()
-            self("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-            self._contexts[device] = context
-        self("cuCtxPushCurrent_v2", self._contexts[device])
-        try:
-            yield
-        finally:
-            self("cuCtxPopCurrent_v2", None)
+        return getattr(self.library, f"fake_cuda_{name}")(*arguments)
 
     def allocate(self, size: int, device: int, kind: int) -> int:
         """As `cudaMalloc` does, `cudaMallocAsync`, and torch's expandable segments."""
         address = ctypes.c_ulonglong()
         made = ctypes.byref(address)
         if kind == PLAIN:
-            self("cuMemAlloc_v2", made, size)
+            self.call("cuMemAlloc_v2", made, size)
         elif kind == POOLED:
-            self("cuMemAllocAsync", made, size, _current)
+            self.call("cuMemAllocAsync", made, size, _current)
         else:
             size = -(-size // _GRANULE) * _GRANULE
             # CUmemAllocationProp: pinned, shared as files, on this device.
             properties = (ctypes.c_int * 8)(1, 1, 1, device)
             access = (ctypes.c_int * 3)(1, device, 3)
             pages = ctypes.c_void_p()
-            self("cuMemCreate", ctypes.byref(pages), size, properties, 0)
-            self("cuMemAddressReserve", made, size, 0, None, 0)
-            self("cuMemMap", address.value, size, 0, pages, 0)
-            self("cuMemSetAccess", address.value, size, access, 1)
+            self.call("cuMemCreate", ctypes.byref(pages), size, properties, 0)
+            self.call("cuMemAddressReserve", made, size, 0, None, 0)
+            self.call("cuMemMap", address.value, size, 0, pages, 0)
+            self.call("cuMemSetAccess", address.value, size, access, 1)
         return address.value
 
     def idle(self) -> bool:
-        return all(
-            self._library.cuStreamQuery(handle) == 0 for handle in (_LEGACY_STREAM, _current)
-        )
+        return all(self.library.cuStreamQuery(each) == 0 for each in (_LEGACY_STREAM, _current))
 
 
-_driver = _Driver() if STAND_IN else None
+_driver = _StandIn() if STAND_IN else None
 _current = _LEGACY_STREAM
 
 
@@ -121,12 +93,12 @@ class StandInArray:
         with _driver.on(device):
             self._address = _driver.allocate(source.nbytes, device, kind)
             source = np.ascontiguousarray(source)
-            _driver("cuMemcpyHtoD_v2", self._address, source.ctypes.data, source.nbytes)
+            _driver.call("cuMemcpyHtoD_v2", self._address, source.ctypes.data, source.nbytes)
 
     def __del__(self) -> None:
         if self._freed and _driver is not None:
             with _driver.on(self.device):
-                _driver("cuMemFree_v2", self._address)
+                _driver.call("cuMemFree_v2", self._address)
 
     def __getitem__(self, part: slice) -> StandInArray:
         start, stop, step = part.indices(self.shape[0])
@@ -147,15 +119,15 @@ class StandInArray:
             "stream": _current,
         }
 
-    def data_ptr(self) -> int:
+    def address(self) -> int:
         return self._address
 
-    def cpu(self) -> torch.Tensor:
+    def copy(self) -> np.ndarray[Any, Any]:
         assert _driver is not None
         copied = np.empty(self.shape, self.dtype)
         with _driver.on(self.device):
-            _driver("cuMemcpyDtoH_v2", copied.ctypes.data, self._address, copied.nbytes)
-        return torch.from_numpy(copied)
+            _driver.call("cuMemcpyDtoH_v2", copied.ctypes.data, self._address, copied.nbytes)
+        return copied
 
 
 class StandInGraph:
@@ -169,20 +141,50 @@ class StandInGraph:
 
 def count() -> int:
     """How many there are."""
-    return _driver.count() if _driver is not None else torch.cuda.device_count()
+    return _driver.count if _driver is not None else torch.cuda.device_count()
+
+
+def library() -> Path:
+    """Where the stand-in for the driver is."""
+    maps = Path("/proc/self/maps").read_text().split()
+    return next(Path(each) for each in maps if Path(each).name.startswith("libcuda.so"))
+
+
+def calls(name: str) -> int:
+    """How often the stand-in had this function called."""
+    assert _driver is not None
+    called: int = _driver.fake("calls", name.encode())
+    return called
 
 
 def put(array: np.ndarray[Any, Any], device: str, kind: int = PLAIN) -> Any:
     """The array on a device, ``"cpu"`` or ``"cuda:1"``. Torch's kind is its allocator's."""
-    if _driver is None or device == "cpu":
+    if _driver is None:
         return torch.from_numpy(array).to(device)
-    return StandInArray(array, int(device.partition(":")[2]), kind)
+    return array if device == "cpu" else StandInArray(array, int(device.partition(":")[2]), kind)
+
+
+def get(array: Any) -> np.ndarray[Any, Any]:
+    """What an array holds."""
+    if isinstance(array, np.ndarray):
+        return array
+    copied: np.ndarray[Any, Any] = (
+        array.copy() if isinstance(array, StandInArray) else array.cpu().numpy()
+    )
+    return copied
+
+
+def address(array: Any) -> int:
+    if isinstance(array, np.ndarray):
+        return array.ctypes.data
+    where: int = array.address() if isinstance(array, StandInArray) else array.data_ptr()
+    return where
 
 
 def allocators(kind: int) -> dict[str, str]:
     """The environment in which torch allocates memory of this kind."""
     names = {POOLED: "backend:cudaMallocAsync", MAPPED: "expandable_segments:True"}
-    return {"PYTORCH_CUDA_ALLOC_CONF": names[kind]} if REAL else {}
+    return {} if STAND_IN else {"PYTORCH_CUDA_ALLOC_CONF": names[kind]}
 
 
 def free_memory() -> int:
@@ -198,7 +200,7 @@ def stream() -> Any:
         return torch.cuda.Stream()
     made = ctypes.c_void_p()
     with _driver.on(0):
-        _driver("cuStreamCreate", ctypes.byref(made), 1)
+        _driver.call("cuStreamCreate", ctypes.byref(made), 1)
     return made.value
 
 
@@ -231,7 +233,7 @@ def fill(array: Any, value: int) -> None:
         array.fill_(value)
     else:
         size = array.shape[0] * array.dtype.itemsize
-        _driver.fake("launch_fill", _current, array.device, array.data_ptr(), value, size)
+        _driver.fake("launch_fill", _current, array.device, array.address(), value, size)
 
 
 def sleep() -> None:
@@ -248,7 +250,7 @@ def synchronize() -> None:
         torch.cuda.synchronize()
     else:
         with _driver.on(0):
-            _driver("cuCtxSynchronize")
+            _driver.call("cuCtxSynchronize")
 
 
 def idle() -> bool:

@@ -4,8 +4,10 @@ It speaks `nixl_connect` or, with the same code, `dynamo.nixl_connect`: what it 
 a caller of either does. Each request is a task; a reply carries its request's number.
 
 Requests: ``offer`` (make memory, create the operation, reply with its metadata), ``wait`` (for
-an offer's end, and check what arrived), ``begin`` (read or write, wait, check), ``cancel``. With
-``where`` the memory is on these devices in turn; see gpus.py.
+an offer's end, and check what arrived), ``begin`` (read or write, wait, check), ``cancel``, and
+``calls`` (how often the stand-in for CUDA's driver had its functions of these names called). With
+``where``, or ``NIXL_CONNECT_TEST_WHERE`` in the environment, the memory is on these devices in turn
+(a comma between two in the environment); see gpus.py.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import sys
 from typing import Any
 
 import numpy as np
+
+WHERE = list(filter(None, os.environ.get("NIXL_CONNECT_TEST_WHERE", "").split(",")))
 
 
 def contents(seed: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -43,11 +48,11 @@ class Worker:
             made = [contents(request["seed"] + i, size) for i, size in enumerate(sizes)]
         else:
             made = [np.zeros(size, dtype=np.uint8) for size in sizes]
-        return on_devices(made, request["where"]) if "where" in request else made
+        where = request.get("where", WHERE)
+        return on_devices(made, where) if where else made
 
     def descriptors(self, buffers: list[Any]) -> Any:
-        on_host = isinstance(buffers[0], np.ndarray)
-        made = [self.nc.Descriptor((b, "cpu") if on_host else b) for b in buffers]
+        made = [self.nc.Descriptor((b, "cpu") if isinstance(b, np.ndarray) else b) for b in buffers]
         return made[0] if len(made) == 1 else made
 
     @staticmethod
@@ -57,8 +62,14 @@ class Worker:
 
     @staticmethod
     def check(buffers: list[Any], seed: int) -> bool:
-        arrived = [b if isinstance(b, np.ndarray) else b.cpu().numpy() for b in buffers]
-        return all(np.array_equal(b, contents(seed + i, len(b))) for i, b in enumerate(arrived))
+        def holds(buffer: Any, expected: np.ndarray[Any, np.dtype[np.uint8]]) -> bool:
+            if not isinstance(buffer, np.ndarray):
+                import gpus
+
+                buffer = gpus.get(buffer)
+            return np.array_equal(buffer, expected)
+
+        return all(holds(b, contents(seed + i, b.shape[0])) for i, b in enumerate(buffers))
 
     async def offer(self, request: dict[str, Any]) -> dict[str, Any]:
         readable = request["kind"] == "read"
@@ -96,6 +107,11 @@ class Worker:
         operation, _ = self.offers.pop(request["key"])
         operation.cancel()
         return {"status": str(operation.status)}
+
+    async def calls(self, request: dict[str, Any]) -> dict[str, Any]:
+        import gpus
+
+        return {"calls": [gpus.calls(name) for name in request["names"]]}
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()

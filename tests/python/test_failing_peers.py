@@ -13,7 +13,15 @@ from test_processes import move
 
 ALL = {"UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
 TCP = {**ALL, "UCX_TLS": "tcp"}
-TRANSPORTS = pytest.mark.parametrize("environment", [ALL, TCP], ids=["shared memory", "tcp"])
+CUDA = {**ALL, "NIXL_CONNECT_TEST_WHERE": "cuda:0"}
+TRANSPORTS = pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param(ALL, id="shared memory"),
+        pytest.param(TCP, id="tcp"),
+        pytest.param(CUDA, id="cuda", marks=pytest.mark.gpus(1)),
+    ],
+)
 KINDS = pytest.mark.parametrize("kind", ["read", "write"])
 
 SMALL = [4096]

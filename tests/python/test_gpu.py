@@ -12,24 +12,18 @@ import gpus
 import nixl_connect as nc
 import numpy as np
 import pytest
-import torch
 from conftest import StartPeer, run_python
+from nixl_connect import doctor
 from peer import contents, on_devices
-
-
-
-def needs(*devices: str) -> list[pytest.MarkDecorator]:
-    needed = max((int(d.partition(":")[2]) + 1 for d in devices if d != "cpu"), default=0)
-    found = gpus.count()
-    return [
-        pytest.mark.skipif(needed > found, reason=f"needs {needed} CUDA devices, found {found}")
-    ]
 
 
 def on(*devices: str) -> Any:
     """A parameter of that many devices, skipped where they are not there."""
     value = devices if len(devices) > 1 else devices[0]
-    return pytest.param(value, marks=needs(*devices), id="-".join(devices))
+    needed = max((int(d.partition(":")[2]) + 1 for d in devices if d != "cpu"), default=0)
+    return pytest.param(
+        value, marks=[pytest.mark.gpus(needed)] if needed else [], id="-".join(devices)
+    )
 
 
 HOST, GPU = "cpu", "cuda:0"
@@ -37,7 +31,7 @@ PLACES = [on(HOST), on(GPU)]
 PAIRINGS = [
     on(*pair) for pair in [(HOST, HOST), (GPU, GPU), (GPU, HOST), (HOST, GPU), (GPU, "cuda:1")]
 ]
-needs_gpu = needs(GPU)[0]
+needs_gpu = pytest.mark.gpus(1)
 SIZES = [1, 4096, (1 << 20) + 3, 64 << 20]
 
 
@@ -50,11 +44,11 @@ def empty(size: int, device: str) -> Any:
 
 
 def same(left: Any, right: Any) -> bool:
-    return torch.equal(left.cpu(), right.cpu())
+    return np.array_equal(gpus.get(left), gpus.get(right))
 
 
 def holds(array: Any, value: int) -> bool:
-    return bool((array.cpu() == value).all())
+    return bool((gpus.get(array) == value).all())
 
 
 async def read(
@@ -166,14 +160,17 @@ async def test_blocks_of_a_kv_cache(
     cache, gathered = filled(1, 2 * count * size, places[0]), empty(count * size, places[1])
     picked = np.random.default_rng(0).permutation(2 * count)[:count]
     blocks = nc.DescriptorList(
-        (cache.data_ptr() + picked * size).astype(np.uint64), size, places[0], cache
+        (gpus.address(cache) + picked * size).astype(np.uint64), size, places[0], cache
     )
     targets = nc.DescriptorList(
-        (gathered.data_ptr() + np.arange(count) * size).astype(np.uint64), size, places[1], gathered
+        (gpus.address(gathered) + np.arange(count) * size).astype(np.uint64),
+        size,
+        places[1],
+        gathered,
     )
     await read(connector, blocks, other, targets)
-    expected = cache.cpu().view(2 * count, size)[torch.from_numpy(picked)]
-    assert torch.equal(expected.flatten(), gathered.cpu())
+    expected = gpus.get(cache).reshape(2 * count, size)[picked]
+    assert np.array_equal(expected.reshape(-1), gpus.get(gathered))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -297,15 +294,17 @@ async def test_a_capture_goes_on(connector: nc.Connector, other: nc.Connector) -
 def test_the_driver_knows_better() -> None:
     tensor = empty(1000, GPU)
     with pytest.raises(ValueError, match="data: expected memory of 'cpu', got memory of cuda:0"):
-        nc.Descriptor((tensor.data_ptr(), 1000, "cpu"))
+        nc.Descriptor((gpus.address(tensor), 1000, "cpu"))
     with pytest.raises(ValueError, match="data: expected memory of 'cuda:7', got memory of cuda:0"):
         nc.Descriptor((tensor, "cuda:7"))
     host = np.zeros(1000, np.uint8)
     with pytest.raises(ValueError, match="data: expected memory of 'cuda:0', got "):
         nc.Descriptor((host.ctypes.data, 1000, "cuda:0"))
     with pytest.raises(ValueError, match=r"addresses\[1\]: expected memory of 'cuda:0'"):
-        nc.DescriptorList(np.array([tensor.data_ptr(), host.ctypes.data], np.uint64), 10, "cuda:0")
-    nc.Descriptor((tensor.data_ptr(), 1000, "cuda:0", tensor))
+        nc.DescriptorList(
+            np.array([gpus.address(tensor), host.ctypes.data], np.uint64), 10, "cuda:0"
+        )
+    nc.Descriptor((gpus.address(tensor), 1000, "cuda:0", tensor))
 
 
 @pytest.mark.parametrize("library", ["cupy", "jax", "numba"])
@@ -329,7 +328,25 @@ async def test_arrays_of_other_libraries(
     descriptor = nc.Descriptor(source)
     assert str(descriptor.device) == GPU
     await read(connector, descriptor, other, nc.Descriptor(target))
-    assert np.array_equal(target.cpu().numpy(), expected)
+    assert np.array_equal(gpus.get(target), expected)
+
+
+# What UCX makes of it.
+
+
+@pytest.mark.parametrize("links", ["18", "0"], ids=["NVLink", "no NVLink"])
+@pytest.mark.skipif(not gpus.STAND_IN, reason="counts the stand-in's calls")
+async def test_between_processes_it_is_one_copy_on_the_gpu(
+    start_peer: StartPeer, links: str
+) -> None:
+    owner, mover = await asyncio.gather(*[start_peer(FAKE_CUDA_NVLINKS=links) for _ in range(2)])
+    await move(owner, [GPU], mover, [GPU], "read", [10], 0)
+    names = ["cuMemcpyDtoDAsync", "cuMemcpyAsync"]
+    before = (await mover.ask("calls", names=names))["calls"]
+    for seed, kind in enumerate(["read", "write"]):
+        await move(owner, [GPU], mover, [GPU], kind, [16 << 20, 1 << 20], seed)
+    after = (await mover.ask("calls", names=names))["calls"]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [4, 0]
 
 
 ALLOCATE = """
@@ -348,7 +365,7 @@ async def main(kind):
         except nc.TransferError as error:
             print("refused:", error)
         else:
-            print("moved:", bool((target.cpu() == 7).all()))
+            print("moved:", bool((gpus.get(target) == 7).all()))
 
 asyncio.run(main(int(sys.argv[1])))
 """
@@ -364,3 +381,34 @@ def test_memory_that_rdma_cannot_always_take(kind: int) -> None:
     moved = "moved: True" in result.stdout
     assert moved or "allocate with cudaMalloc" in result.stdout, result.stdout
     print(result.stdout, file=sys.stderr)
+
+
+@needs_gpu
+def test_what_ucx_lacks_is_said(tmp_path: Path) -> None:
+    here = str(Path(__file__).parent)
+
+    def refusal(code: str = ALLOCATE, **environment: str) -> str:
+        result = run_python(code, str(gpus.PLAIN), PYTHONPATH=here, **environment)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    assert "moved: True" in refusal()
+    assert "UCX_TLS is 'tcp', which leaves out" in refusal(UCX_TLS="tcp")
+    if gpus.STAND_IN:  # else torch brings libcudart, and the system has the driver's libraries
+        without = "import nixl_connect._library as library\nlibrary._RUNTIMES = {}\n" + ALLOCATE
+        assert "libcudart" in refusal(without)
+        assert "moved: True" in refusal(without, UCX_MEMTYPE_CACHE="n")
+        (tmp_path / "libcuda.so.1").symlink_to(gpus.library())
+        refused = refusal(LD_LIBRARY_PATH=str(tmp_path))
+        assert "UCX has not loaded its modules for CUDA" in refused
+        assert "libnvidia-ml" in refused
+
+
+@needs_gpu
+def test_the_doctor_moves_memory_of_a_gpu() -> None:
+    findings = {f.subject: f for f in doctor._gpu()}
+    assert findings["GPU"].state == "ok"
+    assert "MiB" in findings["GPU"].detail
+    for subject in ("read of GPU memory", "write of GPU memory"):
+        assert findings[subject].state == "ok", findings
+    assert "cuda_ipc" in findings["transports for GPU memory"].detail
