@@ -134,8 +134,7 @@ Agent::Agent(const NixlApi& api, std::string name, const std::string& backend,
     }
     const Scoped<capi::MemListHandle> memories_owner(memories, api_.destroy_mem_list);
     const Scoped<capi::ParamsHandle> params_owner(defaults, api_.destroy_params);
-    for (const auto& [key, value] :
-         backend == "UCX" ? with_ucx_settings(parameters) : parameters) {
+    for (const auto& [key, value] : backend == "UCX" ? with_ucx_settings(parameters) : parameters) {
       check("params_add", api_.params_add(defaults, key.c_str(), value.c_str()));
     }
     check("create_backend", api_.create_backend(agent_, backend.c_str(), defaults, &backend_));

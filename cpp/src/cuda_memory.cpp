@@ -143,7 +143,8 @@ namespace {
 std::string ucx_advice() {
   if (loaded_libraries("libucp").empty()) return {};
   if (loaded_libraries("libuct_cuda").empty()) {
-    return "; UCX has not loaded its modules for CUDA: they need libcuda.so.1 and libnvidia-ml.so.1 "
+    return "; UCX has not loaded its modules for CUDA: they need libcuda.so.1 and "
+           "libnvidia-ml.so.1 "
            "of NVIDIA's driver (in a container, NVIDIA_DRIVER_CAPABILITIES=compute,utility), and a "
            "variant of NIXL's wheel that fits its CUDA";
   }
@@ -163,30 +164,40 @@ std::string ucx_advice() {
   return {};
 }
 
+/// What there is to say of a kind of memory.
+std::string kind_advice(const CudaMemory& memory) {
+  if (memory.managed) {
+    return "; it is managed memory, which not every transport takes: allocate with cudaMalloc";
+  }
+  if (memory.pooled) {
+    return "; it is from a pool of cudaMallocAsync, which CUDA IPC and RDMA cannot always take: "
+           "allocate with cudaMalloc (torch: no 'backend:cudaMallocAsync' in "
+           "PYTORCH_CUDA_ALLOC_CONF)";
+  }
+  if (!memory.plain) {
+    return "; it is mapped page by page, as torch's expandable segments are, which CUDA IPC and "
+           "RDMA cannot always take: allocate with cudaMalloc (torch: 'expandable_segments:False' "
+           "in PYTORCH_CUDA_ALLOC_CONF)";
+  }
+  return {};
+}
+
 }  // namespace
 
 std::string cuda_memory_advice(const std::vector<Region>& regions) {
+  std::string advice;
+  bool on_device = false;
   for (const Region& region : regions) {
     if (region.type != capi::kVram) continue;
     const CudaDriver* driver = CudaDriver::find();
     if (driver == nullptr) return {};
     const auto memory = CudaMemory::at(*driver, region.address);
     if (!memory || memory->type != cuda::kDeviceMemory) continue;
-    if (std::string advice = ucx_advice(); !advice.empty()) return advice;
-    if (memory->plain) continue;
-    if (memory->managed) {
-      return "; it is managed memory, which not every transport takes: allocate with cudaMalloc";
-    }
-    if (memory->pooled) {
-      return "; it is from a pool of cudaMallocAsync, which CUDA IPC and RDMA cannot always take: "
-             "allocate with cudaMalloc (torch: no 'backend:cudaMallocAsync' in "
-             "PYTORCH_CUDA_ALLOC_CONF)";
-    }
-    return "; it is mapped page by page, as torch's expandable segments are, which CUDA IPC and "
-           "RDMA cannot always take: allocate with cudaMalloc (torch: 'expandable_segments:False' "
-           "in PYTORCH_CUDA_ALLOC_CONF)";
+    on_device = true;
+    advice = kind_advice(*memory);
+    if (!advice.empty()) break;
   }
-  return {};
+  return on_device ? advice + ucx_advice() : advice;
 }
 
 cuda::Context* primary_cuda_context(const CudaDriver& driver, int device) {

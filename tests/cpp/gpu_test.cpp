@@ -350,11 +350,13 @@ TEST_F(Gpu, WhatCannotBeRegisteredSaysWhy) {
     EXPECT_THAT(offer.failure()->message, HasSubstr(word));
     EXPECT_THAT(offer.failure()->message, HasSubstr("allocate with cudaMalloc"));
   }
-  const GpuMemory plain(1000);
-  fake_nixl::fail("register_mem", kBackend);
-  const auto offer = left->create_readable({plain.descriptor()});
-  EXPECT_EQ(end_of(offer), "backend");
-  EXPECT_THAT(offer.failure()->message, ::testing::Not(HasSubstr("cudaMalloc")));
+  for (const int kind : {kFakePlain, kFakeUntold}) {
+    const GpuMemory plain(1000, 0, kind);
+    fake_nixl::fail("register_mem", kBackend);
+    const auto offer = left->create_readable({plain.descriptor()});
+    EXPECT_EQ(end_of(offer), "backend");
+    EXPECT_THAT(offer.failure()->message, ::testing::Not(HasSubstr("cudaMalloc")));
+  }
 }
 
 TEST_F(Gpu, NixlHasTheContextOfTheMemory) {

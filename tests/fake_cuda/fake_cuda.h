@@ -32,6 +32,7 @@ enum FakeCudaKind {
   kFakeMapped = 2,   ///< `cuMemMap`, as expandable segments
   kFakeManaged = 3,  ///< `cudaMallocManaged`
   kFakePinned = 4,   ///< `cudaMallocHost`
+  kFakeUntold = 5,   ///< `cudaMalloc`, of a driver that denies that it is fit for CUDA IPC
 };
 /// Null if there is no such device.
 void* fake_cuda_malloc(std::size_t size, int device, int kind);

@@ -20,9 +20,7 @@ constexpr int kOnDevice = 1;    // CU_MEM_LOCATION_TYPE_DEVICE
 /// Another process's memory. It is told apart only here.
 constexpr int kOpened = -1;
 
-std::size_t rounded(std::size_t size) {
-  return (size + kBlockSize - 1) / kBlockSize * kBlockSize;
-}
+std::size_t rounded(std::size_t size) { return (size + kBlockSize - 1) / kBlockSize * kBlockSize; }
 
 int new_file(std::size_t size) {
   const int file = ::memfd_create("fake_cuda", MFD_CLOEXEC);
@@ -33,9 +31,8 @@ int new_file(std::size_t size) {
 
 /// Addresses apart from the host's, for nothing yet.
 std::uintptr_t reserve(std::size_t size) {
-  void* wide =
-      ::mmap(nullptr, size + kBlockSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-             0);
+  void* wide = ::mmap(nullptr, size + kBlockSize, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (wide == MAP_FAILED) return 0;
   const auto start = reinterpret_cast<std::uintptr_t>(wide);
   const std::uintptr_t aligned = (start + kBlockSize - 1) / kBlockSize * kBlockSize;
@@ -45,9 +42,7 @@ std::uintptr_t reserve(std::size_t size) {
 }
 
 /// Whether the host may look.
-bool open_to_host(int kind) {
-  return !world().live || kind == kFakeManaged || kind == kFakePinned;
-}
+bool open_to_host(int kind) { return !world().live || kind == kFakeManaged || kind == kFakePinned; }
 
 /// Maps a block where addresses have been reserved for it.
 std::uintptr_t show(std::uintptr_t start, Allocation allocation) {
@@ -121,9 +116,9 @@ struct Properties {
 // instructions that it moves away, as it does the real driver's; so they begin with some that it
 // does.
 #ifdef __x86_64__
-#define FAKE_HOOKED(name)                                                        \
-  asm(".globl " #name "\n.type " #name ", @function\n" #name                     \
-      ":\nmov $0, %eax\nmov $0, %eax\nmov $0, %eax\njmp " #name "_body@PLT\n");   \
+#define FAKE_HOOKED(name)                                                       \
+  asm(".globl " #name "\n.type " #name ", @function\n" #name                    \
+      ":\nmov $0, %eax\nmov $0, %eax\nmov $0, %eax\njmp " #name "_body@PLT\n"); \
   extern "C" int name##_body
 #else
 #define FAKE_HOOKED(name) extern "C" int name
@@ -247,7 +242,7 @@ int cuPointerGetAttributes(unsigned count, int* attributes, void** values, Addre
   const Allocation* found = it == world().memory.end() ? nullptr : &it->second;
   const int kind = found == nullptr ? kFakePlain : found->kind;
   const bool host = kind == kFakePinned;
-  const bool of_context = kind == kFakePlain || kind == kOpened || host;
+  const bool of_context = kind == kFakePlain || kind == kFakeUntold || kind == kOpened || host;
   for (unsigned i = 0; i < count; ++i) {
     const auto put = [&](auto value) { std::memcpy(values[i], &value, sizeof value); };
     if (found == nullptr) {
@@ -344,8 +339,9 @@ int cuMemAddressFree(Address address, std::size_t size) {
   return ::munmap(reinterpret_cast<void*>(address), size) == 0 ? kSuccess : kInvalidValue;
 }
 
-FAKE_HOOKED(cuMemMap)(Address address, std::size_t size, std::size_t offset, std::shared_ptr<Block>* handle,
-             unsigned long long) {
+FAKE_HOOKED(cuMemMap)
+(Address address, std::size_t size, std::size_t offset, std::shared_ptr<Block>* handle,
+ unsigned long long) {
   FAKE_CALL("cuMemMap");
   if (offset != 0 || size > (*handle)->size) return kInvalidValue;
   show(address, {*handle, size, size, (*handle)->device, kFakeMapped});
@@ -444,7 +440,8 @@ int cuIpcOpenMemHandle_v2(Address* address, IpcBytes bytes, unsigned) {
   const std::size_t mapped = rounded(handle.size);
   const std::uintptr_t start = reserve(mapped);
   const int device = context_now()->device;
-  show(start, {std::make_shared<Block>(file, mapped, device), handle.size, mapped, device, kOpened});
+  show(start,
+       {std::make_shared<Block>(file, mapped, device), handle.size, mapped, device, kOpened});
   world().memory[start].id = id;
   world().memory[start].opened = 1;
   *address = start;

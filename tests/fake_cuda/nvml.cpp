@@ -1,6 +1,6 @@
-// A stand-in for NVIDIA's management library, `libnvidia-ml.so.1`: what UCX asks of it, of GPUs that
-// have `FAKE_CUDA_NVLINKS` links to others, 18 if nothing is said. Without links UCX does not read
-// over CUDA IPC.
+// A stand-in for NVIDIA's management library, `libnvidia-ml.so.1`: what UCX asks of it, of GPUs
+// that have `FAKE_CUDA_NVLINKS` links to others, 18 if nothing is said. Without links UCX does not
+// read over CUDA IPC.
 #include <cstdlib>
 #include <cstring>
 
