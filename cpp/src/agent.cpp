@@ -3,7 +3,6 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "cuda_memory.h"
 #include "nixl_connect/error.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -153,13 +152,11 @@ Agent::~Agent() {
 }
 
 void Agent::register_memory(const std::vector<Region>& regions) {
-  const CudaContext context(cuda_context_of(regions));
   const auto list = registration_list(api_, regions);
   check("register_mem", api_.register_mem(agent_, list.get(), nullptr));
 }
 
 void Agent::deregister_memory(const std::vector<Region>& regions) {
-  const CudaContext context(cuda_context_of(regions));
   const auto list = registration_list(api_, regions);
   check("deregister_mem", api_.deregister_mem(agent_, list.get(), nullptr));
 }
@@ -194,7 +191,6 @@ void Agent::forget_remote(const std::string& peer) noexcept {
 Transfer Agent::create_transfer(OperationKind kind, const std::vector<Region>& local,
                                 const std::vector<Region>& remote, const std::string& peer,
                                 const std::string& notification) {
-  const CudaContext context(cuda_context_of(local));
   const auto local_list = transfer_list(api_, local);
   const auto remote_list = transfer_list(api_, remote);
 

@@ -329,7 +329,7 @@ bool Connector::progress() { return impl_->engine->progress(); }
 Registration Connector::register_memory(const Descriptor& descriptor) {
   check_local({descriptor});
   const Region region = Region::of(descriptor.device, descriptor.address, descriptor.size);
-  const auto acquire = [region](EngineLoop& loop) { return loop.registry().acquire({region}); };
+  const auto acquire = [region](EngineLoop& loop) { return loop.hold({region}); };
   auto held = std::make_shared<HeldRegion>();
   held->owner = descriptor.owner;
   Registration registration(held);

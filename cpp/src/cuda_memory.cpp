@@ -218,11 +218,10 @@ cuda::Context* primary_cuda_context(const CudaDriver& driver, int device) {
   return context;
 }
 
-cuda::Context* cuda_context_of(const std::vector<Region>& regions) {
-  const bool on_device = !regions.empty() && regions.front().type == capi::kVram;
-  const CudaDriver* driver = on_device ? CudaDriver::find() : nullptr;
+cuda::Context* cuda_context_of(const Region& region) {
+  const CudaDriver* driver = CudaDriver::find();
   if (driver == nullptr) return nullptr;
-  const auto memory = CudaMemory::at(*driver, regions.front().address);
+  const auto memory = CudaMemory::at(*driver, region.address);
   if (!memory || memory->type == cuda::kUnknownMemory) return nullptr;
   return memory->context != nullptr ? memory->context
                                     : primary_cuda_context(*driver, memory->device);

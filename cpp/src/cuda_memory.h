@@ -41,8 +41,8 @@ std::string cuda_memory_advice(const std::vector<Region>& regions);
 /// process has made it.
 cuda::Context* primary_cuda_context(const CudaDriver& driver, int device);
 
-/// That of the first region's memory; null for host memory, and without a driver.
-cuda::Context* cuda_context_of(const std::vector<Region>& regions);
+/// That of a region on a device; null without a driver.
+cuda::Context* cuda_context_of(const Region& region);
 
 /// While this lives, a CUDA context is the calling thread's, and its calls break no capture of a
 /// graph on another thread. NIXL and UCX need both to register and move a GPU's memory, and to look

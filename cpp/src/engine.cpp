@@ -245,6 +245,11 @@ bool Engine::push(Command command, bool or_throw) {
 
 Engine::Turn::Turn(Engine& engine) : engine_(engine), lock_(engine.turn_) {
   in_turn = true;
+  enter_context();
+}
+
+void Engine::Turn::enter_context() {
+  engine_.current_turn_ = this;
   context_.emplace(engine_.cuda_context_);
 }
 
@@ -270,7 +275,7 @@ Engine::Turn::Turn(Engine& engine, std::try_to_lock_t) : engine_(engine) {
   if (in_turn) return;
   lock_ = std::unique_lock(engine.turn_, std::defer_lock);
   for (int i = 0; i < kTurnTries && !in_turn; ++i) in_turn = lock_.try_lock();
-  if (in_turn) context_.emplace(engine_.cuda_context_);
+  if (in_turn) enter_context();
 }
 
 Engine::Turn::~Turn() {
@@ -728,15 +733,25 @@ bool EngineLoop::poll_fences(Clock::time_point until) {
   return worked;
 }
 
-void EngineLoop::remember_context(const ConnectionState& operation) {
-  if (!operation.on_device || engine_.cuda_context_ != nullptr) return;
-  for_each_type(operation.local_regions, [&](const std::vector<Region>& regions) {
-    if (regions.front().type == capi::kVram) engine_.cuda_context_ = cuda_context_of(regions);
-  });
+cuda::Context* EngineLoop::context_beside_turn(const std::vector<Region>& regions) {
+  const auto on_device = std::find_if(regions.begin(), regions.end(),
+                                      [](const Region& r) { return r.type == capi::kVram; });
+  if (on_device == regions.end()) return nullptr;
+  cuda::Context* const context = cuda_context_of(*on_device);
+  if (engine_.cuda_context_ == nullptr) {
+    engine_.cuda_context_ = context;
+    engine_.current_turn_->enter_context();
+  }
+  return context == engine_.cuda_context_ ? nullptr : context;
+}
+
+MemoryRegistry::Lease EngineLoop::hold(const std::vector<Region>& regions) {
+  const CudaContext context(context_beside_turn(regions));
+  return registry_.acquire(regions);
 }
 
 void EngineLoop::offer(const Operation& operation) {
-  remember_context(*operation);
+  const CudaContext context(context_beside_turn(operation->local_regions));
   try {
     operation->lease = registry_.acquire(operation->local_regions);
     operation->make_ready(blob_of(registry_.covering(operation->local_regions)), encoder_);
@@ -834,7 +849,7 @@ std::string EngineLoop::blob_of(const std::vector<Region>& regions) {
 }
 
 void EngineLoop::begin(const Operation& operation) {
-  remember_context(*operation);
+  const CudaContext context(context_beside_turn(operation->local_regions));
   ErrorCode code = ErrorCode::peer_unreachable;
   const char* what = "NIXL refused the peer's metadata: ";
   try {
@@ -863,7 +878,6 @@ void EngineLoop::begin(const Operation& operation) {
   operation->phase = ConnectionState::Phase::flying;
   if (!operation->small) ++large_;
   try {
-    const CudaContext context(cuda_context_of(operation->local_regions));
     if (operation->transfer->post()) {
       complete(operation);
       return;

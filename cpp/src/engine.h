@@ -118,6 +118,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
     Turn& operator=(const Turn&) = delete;
     ~Turn();
     explicit operator bool() const noexcept { return lock_.owns_lock(); }
+    void enter_context();
 
    private:
     Engine& engine_;
@@ -163,6 +164,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   EngineLoop* loop_ = nullptr;
   /// Of the first memory on a GPU that was seen; for whoever has the turn, too.
   cuda::Context* cuda_context_ = nullptr;
+  Turn* current_turn_ = nullptr;
 
   std::atomic<bool> closed_{false};
   std::atomic<pid_t> process_{0};
@@ -234,6 +236,8 @@ class EngineLoop {
 
   Agent& agent() noexcept { return agent_; }
   MemoryRegistry& registry() noexcept { return registry_; }
+  /// Registers what of it is not registered yet, in the context of its memory.
+  MemoryRegistry::Lease hold(const std::vector<Region>& regions);
   /// Writes down what is held now.
   void count() noexcept;
 
@@ -251,8 +255,9 @@ class EngineLoop {
   /// for a while if a peer may have been told of it.
   void withdraw(const Operation& operation);
   void offer(const Operation& operation);
-  /// NIXL has to do with GPUs from now on.
-  void remember_context(const ConnectionState& operation);
+  /// What NIXL needs for these regions if the turn has not got it; null if it has, or none are of
+  /// a GPU. This turn and all later ones have that of the first such.
+  cuda::Context* context_beside_turn(const std::vector<Region>& regions);
   void begin(const Operation& operation);
   /// Has the other engines move the operation's parts.
   void send_parts(const Operation& operation);

@@ -143,23 +143,22 @@ int cuCtxGetCurrent(Context** context) {
 
 int cuCtxSetCurrent(Context* context) {
   FAKE_CALL("cuCtxSetCurrent");
-  auto& stack = contexts_of_thread();
-  if (!stack.empty()) stack.pop_back();
-  if (context != nullptr) stack.push_back(context);
+  if (context_now() != nullptr) contexts_of_thread().pop();
+  if (context != nullptr) contexts_of_thread().push(context);
   return kSuccess;
 }
 
 int cuCtxPushCurrent_v2(Context* context) {
   FAKE_CALL("cuCtxPushCurrent");
   if (context == nullptr || context->retained == 0) return kInvalidContext;
-  contexts_of_thread().push_back(context);
+  contexts_of_thread().push(context);
   return kSuccess;
 }
 
 int cuCtxPopCurrent_v2(Context** context) {
   FAKE_CALL_IN_CONTEXT("cuCtxPopCurrent");
   if (context != nullptr) *context = context_now();
-  contexts_of_thread().pop_back();
+  contexts_of_thread().pop();
   return kSuccess;
 }
 

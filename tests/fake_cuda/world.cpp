@@ -13,7 +13,7 @@ int from_environment(const char* name, int otherwise) {
   return value != nullptr && *value != '\0' ? std::atoi(value) : otherwise;
 }
 
-thread_local std::vector<Context*> current;
+thread_local ContextStack current;
 
 }  // namespace
 
@@ -22,8 +22,8 @@ World& world() {
   return the_world;
 }
 
-std::vector<Context*>& contexts_of_thread() { return current; }
-Context* context_now() { return current.empty() ? nullptr : current.back(); }
+ContextStack& contexts_of_thread() { return current; }
+Context* context_now() { return current.top(); }
 
 World::World()
     : live(from_environment("FAKE_CUDA_LIVE", 0) != 0),

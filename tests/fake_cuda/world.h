@@ -150,8 +150,19 @@ struct World {
 };
 
 World& world();
+
+/// The contexts that a thread has pushed. It needs no destructor: UCX calls the driver also when the
+/// process ends, after those of a thread's objects.
+struct ContextStack {
+  std::array<Context*, 16> contexts{};
+  std::size_t depth = 0;
+
+  Context* top() const { return depth == 0 ? nullptr : contexts[depth - 1]; }
+  void push(Context* context) { contexts.at(depth++) = context; }
+  void pop() { --depth; }
+};
+ContextStack& contexts_of_thread();
 Context* context_now();
-std::vector<Context*>& contexts_of_thread();
 
 /// What each call begins with: it holds the world's lock for as long as the call lasts.
 class Call {
