@@ -87,10 +87,12 @@ int cuDeviceGetUuid(unsigned char* uuid, int device) {
   return kSuccess;
 }
 
+int cuDeviceGetUuid_v2(unsigned char* uuid, int device) { return cuDeviceGetUuid(uuid, device); }
+
 int cuDeviceTotalMem_v2(std::size_t* bytes, int device) {
   FAKE_CALL("cuDeviceTotalMem");
   if (!world().has(device)) return kInvalidDevice;
-  *bytes = std::size_t{80} << 30;
+  *bytes = kDeviceMemory;
   return kSuccess;
 }
 

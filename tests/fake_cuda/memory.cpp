@@ -174,6 +174,16 @@ FAKE_HOOKED(cuMemAlloc_v2)(Address* address, std::size_t size) {
   return allocate(address, size, context_now()->device, kFakePlain);
 }
 
+extern "C" int cuMemGetInfo_v2(std::size_t* left, std::size_t* total) {
+  FAKE_CALL_IN_CONTEXT("cuMemGetInfo");
+  *total = kDeviceMemory;
+  *left = kDeviceMemory;
+  for (const auto& [start, allocation] : world().memory) {
+    if (allocation.device == context_now()->device) *left -= allocation.mapped;
+  }
+  return kSuccess;
+}
+
 FAKE_HOOKED(cuMemFree_v2)(Address address) {
   FAKE_CALL("cuMemFree");
   return release(address);

@@ -69,6 +69,16 @@ int cuStreamCreate(Stream** stream, unsigned flags) {
   return kSuccess;
 }
 
+int cuCtxGetStreamPriorityRange(int* least, int* greatest) {
+  FAKE_CALL_IN_CONTEXT("cuCtxGetStreamPriorityRange");
+  *least = *greatest = 0;
+  return kSuccess;
+}
+
+int cuStreamCreateWithPriority(Stream** stream, unsigned flags, int) {
+  return cuStreamCreate(stream, flags);
+}
+
 int cuStreamDestroy_v2(Stream* stream) {
   FAKE_CALL("cuStreamDestroy");
   auto& streams = world().streams;
@@ -159,6 +169,27 @@ int cuMemcpyHtoD_v2(Address to, const void* from, std::size_t size) {
 
 int cuMemcpyDtoH_v2(void* to, Address from, std::size_t size) {
   return copy_now("cuMemcpyDtoH", reinterpret_cast<Address>(to), from, size);
+}
+
+int cuMemcpyHtoDAsync_v2(Address to, const void* from, std::size_t size, Stream* stream) {
+  return copy("cuMemcpyHtoDAsync", stream, to, reinterpret_cast<Address>(from), size);
+}
+
+int cuMemcpyDtoHAsync_v2(void* to, Address from, std::size_t size, Stream* stream) {
+  return copy("cuMemcpyDtoHAsync", stream, reinterpret_cast<Address>(to), from, size);
+}
+
+int cuMemcpyBatchAsync_v2(const Address* to, const Address* from, const std::size_t* sizes,
+                          std::size_t count, const void*, const std::size_t*, std::size_t,
+                          Stream* stream) {
+  FAKE_CALL_IN_CONTEXT("cuMemcpyBatchAsync");
+  Stream* in = world().stream(stream, context_now());
+  // The driver takes no default stream here.
+  if (in == nullptr || in == in->context->legacy.get()) return kInvalidHandle;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (const int error = give_copy(in, to[i], from[i], sizes[i]); error != kSuccess) return error;
+  }
+  return kSuccess;
 }
 
 int cuEventCreate(Event** event, unsigned) {

@@ -32,6 +32,9 @@ inline constexpr int kCaptureImplicit = 906;
 inline constexpr std::uintptr_t kLegacy = 1;
 inline constexpr std::uintptr_t kPerThread = 2;
 
+/// Bytes that a device says it has.
+inline constexpr std::size_t kDeviceMemory = std::size_t{80} << 30;
+
 using Address = unsigned long long;
 
 struct Context;

@@ -212,6 +212,11 @@ def handle(of: Any) -> int:
     return of if _driver is not None else of.cuda_stream
 
 
+def foreign(its_handle: int) -> Any:
+    """Another library's stream."""
+    return its_handle if _driver is not None else torch.cuda.ExternalStream(its_handle)
+
+
 @contextlib.contextmanager
 def use(as_current: Any) -> Iterator[None]:
     """With this stream as the current one."""

@@ -331,6 +331,34 @@ async def test_arrays_of_other_libraries(
     assert np.array_equal(gpus.get(target), expected)
 
 
+def stream_of(library: str) -> tuple[Any, int]:
+    """A stream as this library has it, and its handle."""
+    if library == "cupy":
+        made = pytest.importorskip("cupy").cuda.Stream()
+        return made, made.ptr
+    if library == "numba":
+        made = pytest.importorskip("numba.cuda").stream()
+        return made, int(getattr(made.handle, "value", made.handle))
+    device = pytest.importorskip("cuda.core").Device(0)
+    device.set_current()
+    made = device.create_stream()
+    return made, int(made.handle)
+
+
+@pytest.mark.parametrize("library", ["cupy", "numba", "cuda.core"])
+@needs_gpu
+async def test_streams_of_other_libraries(
+    connector: nc.Connector, other: nc.Connector, library: str
+) -> None:
+    stream, handle = stream_of(library)
+    source, target = empty(1000, GPU), empty(1000, GPU)
+    await read(connector, nc.Descriptor(source), other, nc.Descriptor(target))
+    with gpus.use(gpus.foreign(handle)):
+        slow_fill(source, 7)
+    await read(connector, nc.Descriptor(source), other, nc.Descriptor(target), stream=stream)
+    assert holds(target, 7)
+
+
 # What UCX makes of it.
 
 
