@@ -87,8 +87,22 @@ def nixl_versions() -> list[str]:
 
 @pytest.mark.skipif(not nixl_versions(), reason="NIXL_CONNECT_TEST_NIXL_DIR names no libraries")
 @pytest.mark.parametrize("library", nixl_versions(), ids=lambda path: Path(path).parts[-3])
-async def test_one_binary_for_other_versions_of_nixl(start_peer: StartPeer, library: str) -> None:
-    environment = {"NIXL_CONNECT_NIXL_LIBRARY": library}
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param("", id="host"),
+        pytest.param("cuda:0,cpu", id="cuda", marks=pytest.mark.gpus(1)),
+    ],
+)
+async def test_one_binary_for_other_versions_of_nixl(
+    start_peer: StartPeer, library: str, where: str
+) -> None:
+    environment = {
+        "NIXL_CONNECT_NIXL_LIBRARY": library,
+        "NIXL_CONNECT_TEST_WHERE": where,
+        # Without the runtime library of its CUDA, which need not be here.
+        "UCX_MEMTYPE_CACHE": "n",
+    }
     left, right = await asyncio.gather(
         start_peer(OURS, **environment), start_peer(OURS, **environment)
     )
