@@ -195,7 +195,7 @@ FIGURES: dict[str, Callable[[argparse.Namespace], Awaitable[list[Figure]]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", choices=list(FIGURES))
-    parser.add_argument("--device", help="the stall: with memory of this device of torch")
+    parser.add_argument("--device", help="the stall: with memory of this device")
     parser.add_argument("--seconds", type=float, default=10.0, help="to wait")
     parser.add_argument("--operations", type=int, default=1_000_000, help="of the long run")
     parser.add_argument("--output", type=Path, help="a folder for the figures (JSON)")

@@ -322,13 +322,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def gpu() -> dict[str, Any]:
-    import torch
+def gpus() -> dict[str, Any]:
+    from nixl_connect._cuda import CudaError, Driver
 
-    if not torch.cuda.is_available():
+    try:
+        driver = Driver()
+    except CudaError:
         return {}
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"gpus": names, "cuda": torch.version.cuda}
+    return {"gpus": [driver.describe(i)[0] for i in range(driver.count)], "cuda": driver.version}
 
 
 def main() -> None:
@@ -337,7 +338,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of operations")
     parser.add_argument("--only", action="append", help="backends with this in their name")
     parser.add_argument("--work", action="append", choices=[w.name for w in WORKS + DEVICE_WORKS])
-    parser.add_argument("--device", help="measures memory of this device of torch, as cuda:0")
+    parser.add_argument("--device", help="measures memory of this device, as cuda:0")
     parser.add_argument("--mover-device", help="the mover's, when it is another one")
     parser.add_argument("--output", type=Path, help="a folder for figures (JSON) and plots (SVG)")
     options = parser.parse_args()
@@ -385,7 +386,7 @@ def main() -> None:
         return
     options.output.mkdir(parents=True, exist_ok=True)
     record = {
-        "machine": machine() | (gpu() if devices else {}),
+        "machine": machine() | (gpus() if devices else {}),
         "devices": devices,
         "rounds": options.rounds,
         "works": {

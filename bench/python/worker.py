@@ -26,7 +26,7 @@ from typing import Any
 os.environ.setdefault("UCX_NET_DEVICES", "lo")
 
 import numpy as np
-from backends.memory import Buffer, on_device, settle
+from backends.memory import Buffer, fill, holds, on_device
 
 HUGE = 2 << 20
 
@@ -37,13 +37,11 @@ def cpu_seconds() -> float:
 
 
 def allocate(
-    options: argparse.Namespace, device: str | None, fill: Callable[[int], int]
+    options: argparse.Namespace, device: str | None, value: Callable[[int], int]
 ) -> list[Buffer]:
     """A buffer for each slot; for every library on the same kind of pages."""
     if device is not None:
-        buffers = [on_device(options.size, fill(slot), device) for slot in range(options.in_flight)]
-        settle()
-        return buffers
+        return [on_device(options.size, value(slot), device) for slot in range(options.in_flight)]
     buffers = []
     for slot in range(options.in_flight):
         length = -(-options.size // HUGE) * HUGE
@@ -53,7 +51,7 @@ def allocate(
         # 15 is MADV_NOHUGEPAGE, for which Python has no name before 3.13.
         memory.madvise(mmap.MADV_HUGEPAGE if options.huge else 15)
         buffers.append(whole[start : start + options.size])
-        buffers[-1][:] = fill(slot)
+        buffers[-1][:] = value(slot)
     return buffers
 
 
@@ -66,15 +64,15 @@ def empty(options: argparse.Namespace) -> list[Buffer]:
 
 
 def are_right(buffers: list[Buffer]) -> bool:
-    return all(bool((buffer == slot % 251).all()) for slot, buffer in enumerate(buffers))
+    return all(holds(buffer, slot % 251) for slot, buffer in enumerate(buffers))
 
 
 def report(buffers: list[Buffer]) -> dict[str, Any]:
-    result = {"right": are_right(buffers), "cpu": cpu_seconds()}
+    used = cpu_seconds()
+    right = are_right(buffers)
     for buffer in buffers:
-        buffer[:] = 255
-    settle()
-    return result
+        fill(buffer, 255)
+    return {"right": right, "cpu": used, "cpu_of_next": cpu_seconds()}
 
 
 def summary(
@@ -83,7 +81,7 @@ def summary(
     return {
         "times": times,
         "elapsed": elapsed,
-        "cpu": cpu + after["cpu"] - before["cpu"],
+        "cpu": cpu + after["cpu"] - before["cpu_of_next"],
         "right": before["right"] and after["right"],
     }
 
@@ -350,7 +348,7 @@ def local(backend: Any, options: argparse.Namespace) -> dict[str, Any]:
     cpu = cpu_seconds()
     times = run(options.operations)
     used = {"cpu": cpu_seconds() - cpu, "right": are_right(target)}
-    return summary(times, sum(times), 0.0, {"cpu": 0.0, "right": True}, used)
+    return summary(times, sum(times), 0.0, {"cpu_of_next": 0.0, "right": True}, used)
 
 
 def main() -> None:
@@ -364,7 +362,7 @@ def main() -> None:
     parser.add_argument("--operations", type=int, default=1000)
     parser.add_argument("--warm-up", type=int, default=100)
     parser.add_argument("--huge", action="store_true", help="buffers on huge pages")
-    parser.add_argument("--device", help="the owner's, of torch; else NumPy's arrays")
+    parser.add_argument("--device", help="the owner's; else NumPy's arrays")
     parser.add_argument("--mover-device", help="the mover's, when it is another one")
     parser.add_argument("--mover", action="store_true")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The CUDA driver, for who looks whether a GPU works: the doctor, and the tests."""
+"""The CUDA driver, for what looks at GPUs: the doctor, the tests and the benchmarks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ __all__ = ["Buffer", "CudaError", "Driver"]
 _POINTER, _NUMBER, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
 _ARGUMENTS: dict[str, list[Any]] = {
     "cuInit": [ctypes.c_uint],
+    "cuDriverGetVersion": [_POINTER],
     "cuGetErrorName": [_NUMBER, _POINTER],
     "cuDeviceGetCount": [_POINTER],
     "cuDeviceGetName": [_POINTER, _NUMBER, _NUMBER],
@@ -20,10 +21,12 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "cuDevicePrimaryCtxRetain": [_POINTER, _NUMBER],
     "cuCtxPushCurrent_v2": [_POINTER],
     "cuCtxPopCurrent_v2": [_POINTER],
+    "cuCtxSynchronize": [],
     "cuMemAlloc_v2": [_POINTER, _SIZE],
     "cuMemFree_v2": [_POINTER],
     "cuMemcpyHtoD_v2": [_POINTER, _POINTER, _SIZE],
     "cuMemcpyDtoH_v2": [_POINTER, _POINTER, _SIZE],
+    "cuMemcpyPeer": [_POINTER, _POINTER, _POINTER, _POINTER, _SIZE],
 }
 
 
@@ -60,6 +63,13 @@ class Driver:
         self.call("cuDeviceGetCount", ctypes.byref(count))
         return count.value
 
+    @property
+    def version(self) -> str:
+        """The CUDA that the driver is of, as ``"12.9"``."""
+        version = ctypes.c_int()
+        self.call("cuDriverGetVersion", ctypes.byref(version))
+        return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
     def describe(self, device: int) -> tuple[str, int]:
         """A device's name, and its memory in bytes."""
         name, size = ctypes.create_string_buffer(256), ctypes.c_size_t()
@@ -67,14 +77,18 @@ class Driver:
         self.call("cuDeviceTotalMem_v2", ctypes.byref(size), device)
         return name.value.decode(), size.value
 
-    @contextlib.contextmanager
-    def on(self, device: int) -> Iterator[None]:
-        """With the device's primary context, which is made if nobody has yet."""
+    def context(self, device: int) -> ctypes.c_void_p:
+        """The device's primary context, which is made if nobody has yet."""
         if device not in self._contexts:
             context = ctypes.c_void_p()
             self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
             self._contexts[device] = context
-        self.call("cuCtxPushCurrent_v2", self._contexts[device])
+        return self._contexts[device]
+
+    @contextlib.contextmanager
+    def on(self, device: int) -> Iterator[None]:
+        """With the device's primary context."""
+        self.call("cuCtxPushCurrent_v2", self.context(device))
         try:
             yield
         finally:
@@ -85,33 +99,47 @@ class Buffer:
     """Bytes on a device, as other libraries' arrays are."""
 
     def __init__(self, driver: Driver, size: int, device: int = 0) -> None:
-        self._driver, self._size, self._device = driver, size, device
+        self._driver, self.nbytes, self.device = driver, size, device
         address = ctypes.c_ulonglong()
         with driver.on(device):
             driver.call("cuMemAlloc_v2", ctypes.byref(address), size)
-        self._address = address.value
+        self.address = address.value
 
     def __del__(self) -> None:
-        if hasattr(self, "_address"):
-            with self._driver.on(self._device):
-                self._driver.call("cuMemFree_v2", self._address)
+        if hasattr(self, "address"):
+            with self._driver.on(self.device):
+                self._driver.call("cuMemFree_v2", self.address)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         return {
-            "shape": (self._size,),
+            "shape": (self.nbytes,),
             "typestr": "|u1",
-            "data": (self._address, False),
+            "data": (self.address, False),
             "version": 3,
             "stream": 1,
         }
 
     def set(self, data: bytes) -> None:
-        with self._driver.on(self._device):
-            self._driver.call("cuMemcpyHtoD_v2", self._address, data, self._size)
+        with self._driver.on(self.device):
+            self._driver.call("cuMemcpyHtoD_v2", self.address, data, self.nbytes)
 
     def get(self) -> bytes:
-        data = ctypes.create_string_buffer(self._size)
-        with self._driver.on(self._device):
-            self._driver.call("cuMemcpyDtoH_v2", data, self._address, self._size)
+        data = ctypes.create_string_buffer(self.nbytes)
+        with self._driver.on(self.device):
+            self._driver.call("cuMemcpyDtoH_v2", data, self.address, self.nbytes)
         return data.raw
+
+    def copy_from(self, source: Buffer) -> None:
+        """The device's own copy; returns when it is done."""
+        context = self._driver.context
+        with self._driver.on(self.device):
+            self._driver.call(
+                "cuMemcpyPeer",
+                self.address,
+                context(self.device),
+                source.address,
+                context(source.device),
+                self.nbytes,
+            )
+            self._driver.call("cuCtxSynchronize")

@@ -285,15 +285,8 @@ def _gpu() -> Iterator[Finding]:
     except CudaError as error:
         yield Finding("GPU", "absent", str(error))
         return
-    version = re.search(
-        r"Module\S*\s+(?:for \S+\s+)?(\d\S*)", _text(Path("/proc/driver/nvidia/version"))
-    )
-    yield Finding(
-        "GPU",
-        "ok",
-        "; ".join(f"{name}, {size // _MIB} MiB" for name, size in devices)
-        + (f"; driver {version[1]}" if version else ""),
-    )
+    names = "; ".join(f"{name}, {size // _MIB} MiB" for name, size in devices)
+    yield Finding("GPU", "ok", f"{names}; driver of CUDA {driver.version}")
     yield from _gpu_direct(Path("/sys"), Path("/proc"))
     probe = _probe("cuda")
     if "seconds" not in probe:

@@ -53,14 +53,14 @@ void fake_cuda_capture(void* stream, int capturing);
 void fake_cuda_replay(void* stream);
 
 /// The call of this name (`"cuEventQuery"`) returns `error`, `times` times.
-void fake_cuda_fail(const char* function, int error, int times);
+void fake_cuda_fail(const char* name, int error, int times);
 
 /// Events that are not destroyed.
 int fake_cuda_events();
 /// Captures that somebody's call has broken.
 int fake_cuda_broken_captures();
 /// How often the call of this name was made.
-int fake_cuda_calls(const char* function);
+int fake_cuda_calls(const char* name);
 /// The device whose context the calling thread has; -1 when it has none.
 int fake_cuda_current_device();
 }

@@ -39,15 +39,13 @@ int give_copy(Stream* stream, Address to, Address from, std::size_t size) {
   return kSuccess;
 }
 
-int copy(const char* name, Stream* handle, Address to, Address from, std::size_t size) {
-  FAKE_CALL_IN_CONTEXT(name);
+int copy(Stream* handle, Address to, Address from, std::size_t size) {
   Stream* stream = world().stream(handle, context_now());
   return stream != nullptr ? give_copy(stream, to, from, size) : kInvalidHandle;
 }
 
 /// One that is done when the call returns.
-int copy_now(const char* name, Address to, Address from, std::size_t size) {
-  FAKE_CALL_IN_CONTEXT(name);
+int copy_now(const Call& call, Address to, Address from, std::size_t size) {
   Stream* stream = context_now()->legacy.get();
   const int error = give_copy(stream, to, from, size);
   if (error != kSuccess) return error;
@@ -156,27 +154,38 @@ int cuStreamAddCallback(Stream* stream, void (*callback)(Stream*, int, void*), v
 }
 
 int cuMemcpyAsync(Address to, Address from, std::size_t size, Stream* stream) {
-  return copy("cuMemcpyAsync", stream, to, from, size);
+  FAKE_CALL_IN_CONTEXT("cuMemcpyAsync");
+  return copy(stream, to, from, size);
 }
 
 int cuMemcpyDtoDAsync_v2(Address to, Address from, std::size_t size, Stream* stream) {
-  return copy("cuMemcpyDtoDAsync", stream, to, from, size);
+  FAKE_CALL_IN_CONTEXT("cuMemcpyDtoDAsync");
+  return copy(stream, to, from, size);
 }
 
 int cuMemcpyHtoD_v2(Address to, const void* from, std::size_t size) {
-  return copy_now("cuMemcpyHtoD", to, reinterpret_cast<Address>(from), size);
+  FAKE_CALL_IN_CONTEXT("cuMemcpyHtoD");
+  return copy_now(call, to, reinterpret_cast<Address>(from), size);
 }
 
 int cuMemcpyDtoH_v2(void* to, Address from, std::size_t size) {
-  return copy_now("cuMemcpyDtoH", reinterpret_cast<Address>(to), from, size);
+  FAKE_CALL_IN_CONTEXT("cuMemcpyDtoH");
+  return copy_now(call, reinterpret_cast<Address>(to), from, size);
+}
+
+int cuMemcpyPeer(Address to, Context*, Address from, Context*, std::size_t size) {
+  FAKE_CALL_IN_CONTEXT("cuMemcpyPeer");
+  return copy_now(call, to, from, size);
 }
 
 int cuMemcpyHtoDAsync_v2(Address to, const void* from, std::size_t size, Stream* stream) {
-  return copy("cuMemcpyHtoDAsync", stream, to, reinterpret_cast<Address>(from), size);
+  FAKE_CALL_IN_CONTEXT("cuMemcpyHtoDAsync");
+  return copy(stream, to, reinterpret_cast<Address>(from), size);
 }
 
 int cuMemcpyDtoHAsync_v2(void* to, Address from, std::size_t size, Stream* stream) {
-  return copy("cuMemcpyDtoHAsync", stream, reinterpret_cast<Address>(to), from, size);
+  FAKE_CALL_IN_CONTEXT("cuMemcpyDtoHAsync");
+  return copy(stream, reinterpret_cast<Address>(to), from, size);
 }
 
 int cuMemcpyBatchAsync_v2(const Address* to, const Address* from, const std::size_t* sizes,

@@ -134,12 +134,16 @@ void World::serve() {
   }
 }
 
-Call::Call(const char* function) : lock_(world().mutex) {
-  ++world().calls[function];
-  const auto it = world().faults.find(function);
-  if (it == world().faults.end() || it->second.second == 0) return;
-  --it->second.second;
-  fault_ = it->second.first;
+Function& function(const char* name) {
+  const std::lock_guard lock(world().mutex);
+  return world().functions[name];
+}
+
+Call::Call(Function& called) : lock_(world().mutex) {
+  ++called.calls;
+  if (called.errors == 0) return;
+  --called.errors;
+  fault_ = called.error;
 }
 
 extern "C" {
@@ -159,8 +163,7 @@ void fake_cuda_reset() {
     }
   }
   w.memory.clear();
-  w.faults.clear();
-  w.calls.clear();
+  for (auto& [name, known] : w.functions) known = {};
   w.broken_captures = 0;
 }
 
@@ -221,9 +224,11 @@ void fake_cuda_replay(void* stream) {
   for (const Work& work : in->captured) w.give(in, work);
 }
 
-void fake_cuda_fail(const char* function, int error, int times) {
+void fake_cuda_fail(const char* name, int error, int times) {
+  Function& failing = function(name);
   const std::lock_guard lock(world().mutex);
-  world().faults[function] = {error, times};
+  failing.error = error;
+  failing.errors = times;
 }
 
 int fake_cuda_events() {
@@ -236,9 +241,10 @@ int fake_cuda_broken_captures() {
   return world().broken_captures;
 }
 
-int fake_cuda_calls(const char* function) {
+int fake_cuda_calls(const char* name) {
+  const Function& known = function(name);
   const std::lock_guard lock(world().mutex);
-  return world().calls[function];
+  return known.calls;
 }
 
 int fake_cuda_current_device() { return context_now() == nullptr ? -1 : context_now()->device; }

@@ -115,6 +115,14 @@ struct Span {
   std::shared_ptr<Block> block;
 };
 
+/// What tests know and want of a function of the driver's.
+struct Function {
+  int calls = 0;
+  /// What the next calls return, and how many.
+  int error = kSuccess;
+  int errors = 0;
+};
+
 struct World {
   World();
 
@@ -126,8 +134,7 @@ struct World {
   std::vector<std::shared_ptr<Stream>> streams;
   std::map<std::uintptr_t, Allocation> memory;
   std::uint64_t allocations = 0;
-  std::map<std::string, std::pair<int, int>> faults;
-  std::map<std::string, int> calls;
+  std::map<std::string, Function> functions;
   int events = 0;
   int broken_captures = 0;
   bool serving = false;
@@ -154,8 +161,8 @@ struct World {
 
 World& world();
 
-/// The contexts that a thread has pushed. It needs no destructor: UCX calls the driver also when the
-/// process ends, after those of a thread's objects.
+/// The contexts that a thread has pushed. It needs no destructor: UCX calls the driver also when
+/// the process ends, after those of a thread's objects.
 struct ContextStack {
   std::array<Context*, 16> contexts{};
   std::size_t depth = 0;
@@ -167,10 +174,13 @@ struct ContextStack {
 ContextStack& contexts_of_thread();
 Context* context_now();
 
+/// The function of this name; it stays where it is.
+Function& function(const char* name);
+
 /// What each call begins with: it holds the world's lock for as long as the call lasts.
 class Call {
  public:
-  explicit Call(const char* function);
+  explicit Call(Function& called);
   int fault() const { return fault_; }
   /// Until the world is so, without its lock.
   template <typename Condition>
@@ -183,8 +193,9 @@ class Call {
   int fault_ = kSuccess;
 };
 
-#define FAKE_CALL(name)  \
-  const Call call(name); \
+#define FAKE_CALL(name)                     \
+  static Function& called = function(name); \
+  const Call call(called);                  \
   if (call.fault() != kSuccess) return call.fault()
 
 #define FAKE_CALL_IN_CONTEXT(name) \

@@ -43,10 +43,10 @@ OURS = ("--backend=dynamo_api", "--library=nixl_connect")
     [
         OURS,
         (*OURS, "--uvloop"),
-        # What is measured on a GPU, with torch's host memory in its place.
-        (*OURS, "--device=cpu:0"),
-        ("--backend=nixl_python", "--device=cpu:0", "--mover-device=cpu"),
-        ("--backend=memcpy", "--device=cpu:0"),
+        # What is measured on a GPU, with host memory in its place.
+        (*OURS, "--device=cpu"),
+        ("--backend=nixl_python", "--device=cpu", "--mover-device=cpu"),
+        ("--backend=memcpy", "--device=cpu"),
         (*OURS, "--engines=3", "--size=5000000", "--huge"),
         ("--backend=dynamo_api", "--library=backends.null"),
         ("--backend=nixl_python",),
@@ -84,7 +84,7 @@ def test_side_by_side(tmp_path: Path) -> None:
 
 
 def test_side_by_side_on_a_device(tmp_path: Path) -> None:
-    options = ("--device=cpu:0", "--work=device-large", "--only=nixl_connect", "--only=own copy")
+    options = ("--device=cpu", "--work=device-large", "--only=nixl_connect", "--only=own copy")
     record = side_by_side(tmp_path / "devices.json", *options)
     assert record["works"]["64 MiB"]["the device's own copy"]["p50_us"] > 0
     assert record["works"]["64 MiB"]["nixl_connect"]["p50_us"] > 0

@@ -8,7 +8,7 @@ import ctypes
 
 import numpy as np
 
-from backends.memory import Buffer, settle
+from backends.memory import Buffer
 
 STYLE = "local"
 
@@ -17,5 +17,4 @@ def copy(source: Buffer, target: Buffer) -> None:
     if isinstance(source, np.ndarray):
         ctypes.memmove(target.ctypes.data, source.ctypes.data, source.nbytes)
     else:
-        target.copy_(source)
-        settle()
+        target.copy_from(source)

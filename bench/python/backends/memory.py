@@ -1,41 +1,71 @@
-"""The buffers that are moved: NumPy's on the host, torch's on a device."""
+"""The buffers that are moved: NumPy's on the host, the CUDA driver's on a device."""
 
 from __future__ import annotations
 
-import sys
+import functools
 from typing import Any
 
 import numpy as np
+from nixl_connect._cuda import Buffer as GpuBuffer
+from nixl_connect._cuda import Driver
+from nixl_connect._library import nixl_library_candidates
 
 Buffer = Any
-"""A ``numpy.ndarray`` or a ``torch.Tensor``, of bytes."""
+"""A ``numpy.ndarray`` of bytes, or a `GpuBuffer`."""
+
+
+@functools.cache
+def driver() -> Driver:
+    # Loads CUDA's runtime library too, without which NIXL's own API takes no memory of a GPU.
+    nixl_library_candidates()
+    return Driver()
+
+
+def on_device(size: int, value: int, device: str) -> Buffer:
+    """Bytes on ``"cpu"`` or ``"cuda:1"``, each with this value."""
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return np.full(size, value, np.uint8)
+    enter(int(number or 0))
+    buffer = GpuBuffer(driver(), size, int(number or 0))
+    fill(buffer, value)
+    return buffer
+
+
+@functools.cache
+def enter(device: int) -> None:
+    """Leaves the thread with a context, as CUDA's runtime does.
+
+    Without one NIXL's own API would not see transfers end.
+    """
+    driver().call("cuCtxPushCurrent_v2", driver().context(device))
+
+
+def fill(buffer: Buffer, value: int) -> None:
+    if isinstance(buffer, np.ndarray):
+        buffer[:] = value
+    else:
+        buffer.set(bytes([value]) * buffer.nbytes)
+
+
+def holds(buffer: Buffer, value: int) -> bool:
+    """Whether each of its bytes has this value."""
+    if isinstance(buffer, np.ndarray):
+        return bool((buffer == value).all())
+    return bool(buffer.get() == bytes([value]) * buffer.nbytes)
 
 
 def address(buffer: Buffer) -> int:
-    return buffer.ctypes.data if isinstance(buffer, np.ndarray) else buffer.data_ptr()
+    return buffer.ctypes.data if isinstance(buffer, np.ndarray) else buffer.address
 
 
 def nixl_place(buffer: Buffer) -> tuple[int, str]:
     """The device's number and NIXL's name for its kind of memory."""
-    if isinstance(buffer, np.ndarray) or buffer.device.type == "cpu":
-        return 0, "DRAM"
-    return buffer.device.index, "VRAM"
+    return (0, "DRAM") if isinstance(buffer, np.ndarray) else (buffer.device, "VRAM")
 
 
 def described(buffer: Buffer) -> Any:
     """What a Descriptor is made of."""
-    return (buffer, "cpu") if isinstance(buffer, np.ndarray) else buffer
-
-
-def on_device(size: int, value: int, device: str) -> Buffer:
-    import torch
-
-    return torch.full((size,), value, dtype=torch.uint8, device=device)
-
-
-def settle() -> None:
-    """Until the devices have done what they were given."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        for number in range(torch.cuda.device_count()):
-            torch.cuda.synchronize(number)
+    if isinstance(buffer, np.ndarray):
+        return (buffer, "cpu")
+    return (buffer.address, buffer.nbytes, f"cuda:{buffer.device}", buffer)
