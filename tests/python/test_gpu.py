@@ -363,6 +363,7 @@ async def test_streams_of_other_libraries(
 
 
 @pytest.mark.parametrize("links", ["18", "0"], ids=["NVLink", "no NVLink"])
+@pytest.mark.gpus(1)
 @pytest.mark.skipif(not gpus.STAND_IN, reason="counts the stand-in's calls")
 async def test_between_processes_it_is_one_copy_on_the_gpu(
     start_peer: StartPeer, links: str
@@ -375,6 +376,29 @@ async def test_between_processes_it_is_one_copy_on_the_gpu(
         await move(owner, [GPU], mover, [GPU], kind, [16 << 20, 1 << 20], seed)
     after = (await mover.ask("calls", names=names))["calls"]
     assert [b - a for a, b in zip(before, after, strict=True)] == [4, 0]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "piece"),
+    [({}, 64 << 10), ({"engine_config": "TCP_TX_SEG_SIZE=8k"}, 8 << 10)],
+    ids=["as it is", "as one says"],
+)
+@pytest.mark.gpus(1)
+@pytest.mark.skipif(not gpus.STAND_IN, reason="counts the stand-in's calls")
+async def test_pieces_on_the_way_through_the_host(parameters: dict[str, str], piece: int) -> None:
+    size = 4 << 20
+    source, target = filled(1, size, GPU), empty(size, GPU)
+    with (
+        nc.Connector("left", backend_parameters=parameters) as left,
+        nc.Connector("right", backend_parameters=parameters) as right,
+    ):
+        await read(left, nc.Descriptor(source), right, nc.Descriptor(target))
+        before = gpus.calls("cuMemcpyAsync")
+        await read(left, nc.Descriptor(source), right, nc.Descriptor(target))
+        copies = gpus.calls("cuMemcpyAsync") - before
+    # Out on one side, in on the other; a piece has a header.
+    assert 2 * size / piece <= copies <= 2.2 * size / piece
+    assert same(source, target)
 
 
 ALLOCATE = """
