@@ -148,6 +148,7 @@ test-python: $(STAMPS)/test-tools build-cpp
 	# A process has one CUDA driver; these have the stand-in: with one for NIXL, and with NIXL itself.
 	NIXL_CONNECT_TEST_FAKES=$(CURDIR)/$(BUILD)/cpp/tests $(BIN)/python -m pytest tests/stand_in
 	FAKE_CUDA_LIVE=1 LD_LIBRARY_PATH=$(CURDIR)/$(BUILD)/cpp/tests/fake_cuda \
+	  NIXL_CONNECT_TEST_NIXL_DIR=$(CURDIR)/$(BUILD)/nixl \
 	  $(BIN)/python -m pytest -m gpus $(PYTEST_ARGS)
 
 # The documentation, into $(BUILD)/docs/site; a warning is an error.

@@ -94,23 +94,29 @@ namespace {
 
 struct UcxSetting {
   std::string_view name, value;
+  /// What must be as UCX has it by default, or else this is not set.
+  std::string_view needs;
 };
 /// What we ask of UCX where neither the caller nor its environment does.
 constexpr UcxSetting kUcxSettings[] = {
     // Without NVLink UCX reads a GPU's memory of another process through the host's, over TCP,
     // though CUDA IPC works there; NIXL itself sets this in versions after 1.5.1
     // (ai-dynamo/nixl#2208).
-    {"CUDA_IPC_ENABLE_GET_ZCOPY", "on"},
+    {"CUDA_IPC_ENABLE_GET_ZCOPY", "on", ""},
     // Over TCP, and wherever a GPU's memory goes through the host's, UCX copies piece by piece: of
-    // 8 KiB if nothing is said. Every UCX takes pieces of up to 64 KiB, its default for receiving.
-    {"TCP_TX_SEG_SIZE", "64k"},
+    // 8 KiB if nothing is said. By default every UCX receives pieces of up to 64 KiB.
+    {"TCP_TX_SEG_SIZE", "64k", "TCP_RX_SEG_SIZE"},
 };
 
 std::map<std::string, std::string> with_ucx_settings(
     std::map<std::string, std::string> parameters) {
   std::string& config = parameters["engine_config"];
-  for (const auto& [name, value] : kUcxSettings) {
-    if (config.find(name) != std::string::npos) continue;
+  const auto chosen = [&](std::string_view name) {
+    return config.find(name) != std::string::npos ||
+           std::getenv(("UCX_" + std::string(name)).c_str()) != nullptr;
+  };
+  for (const auto& [name, value, needs] : kUcxSettings) {
+    if (chosen(name) || (!needs.empty() && chosen(needs))) continue;
     config.append(config.empty() ? "" : ",").append(name).append("=").append(value);
   }
   return parameters;

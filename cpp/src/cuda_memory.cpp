@@ -1,5 +1,6 @@
 #include "cuda_memory.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdlib>
@@ -139,6 +140,25 @@ std::optional<std::uint32_t> cuda_device_of(std::uintptr_t address) {
 
 namespace {
 
+/// Whether UCX may use its transport that copies to and from a GPU, by what `UCX_TLS` says.
+bool may_copy(std::string_view transports) {
+  const bool excludes = transports.substr(0, 1) == "^";
+  if (excludes) transports.remove_prefix(1);
+  bool named = false;
+  while (!transports.empty()) {
+    const auto end = std::min(transports.find(','), transports.size());
+    const std::string_view name = transports.substr(0, end);
+    named |= name == "cuda" || name == "cuda_copy" || (name == "all" && !excludes);
+    transports.remove_prefix(std::min(end + 1, transports.size()));
+  }
+  return named != excludes;
+}
+
+std::string_view environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
 /// What UCX lacks that it needs to tell a GPU's memory from the host's.
 std::string ucx_advice() {
   if (loaded_libraries("libucp").empty()) return {};
@@ -148,20 +168,26 @@ std::string ucx_advice() {
            "of NVIDIA's driver (in a container, NVIDIA_DRIVER_CAPABILITIES=compute,utility), and a "
            "variant of NIXL's wheel that fits its CUDA";
   }
-  if (loaded_libraries("libucm_cuda").empty()) {
+  if (const auto transports = environment("UCX_TLS");
+      !transports.empty() && !may_copy(transports)) {
+    return "; UCX_TLS is '" + std::string(transports) +
+           "', which leaves out UCX's transport to and from a GPU's memory, cuda_copy";
+  }
+  if (loaded_libraries("libucm_cuda").empty() && environment("UCX_MEMTYPE_CACHE") != "n") {
     return "; UCX has not loaded libucm_cuda, most often because it does not find CUDA's runtime "
            "library, libcudart, of the CUDA that NIXL was built for, and so takes a GPU's memory "
            "for the host's: install that library (nvidia-cuda-runtime-cu12, or "
            "nvidia-cuda-runtime for CUDA 13), or set UCX_MEMTYPE_CACHE=n";
   }
-  const char* transports = std::getenv("UCX_TLS");
-  const std::string_view chosen(transports == nullptr ? "" : transports);
-  const bool named = chosen.find("cuda") != std::string_view::npos;
-  if (chosen.substr(0, 1) == "^" ? named : !named && !chosen.empty() && chosen != "all") {
-    return "; UCX_TLS is '" + std::string(chosen) +
-           "', which leaves out UCX's transports for a GPU's memory: cuda_copy and cuda_ipc";
-  }
   return {};
+}
+
+/// Nothing if it is not known as a GPU's.
+std::optional<CudaMemory> device_memory_at(const Region& region) {
+  const CudaDriver* driver = region.type == capi::kVram ? CudaDriver::find() : nullptr;
+  if (driver == nullptr) return std::nullopt;
+  const auto memory = CudaMemory::at(*driver, region.address);
+  return memory && memory->type == cuda::kDeviceMemory ? memory : std::nullopt;
 }
 
 /// What there is to say of a kind of memory.
@@ -185,19 +211,19 @@ std::string kind_advice(const CudaMemory& memory) {
 }  // namespace
 
 std::string cuda_memory_advice(const std::vector<Region>& regions) {
-  std::string advice;
-  bool on_device = false;
   for (const Region& region : regions) {
-    if (region.type != capi::kVram) continue;
-    const CudaDriver* driver = CudaDriver::find();
-    if (driver == nullptr) return {};
-    const auto memory = CudaMemory::at(*driver, region.address);
-    if (!memory || memory->type != cuda::kDeviceMemory) continue;
-    on_device = true;
-    advice = kind_advice(*memory);
-    if (!advice.empty()) break;
+    const auto memory = device_memory_at(region);
+    if (!memory) continue;
+    if (std::string advice = kind_advice(*memory); !advice.empty()) return advice;
   }
-  return on_device ? advice + ucx_advice() : advice;
+  return {};
+}
+
+std::string cuda_registration_advice(const std::vector<Region>& regions) {
+  const bool on_device = std::any_of(regions.begin(), regions.end(), [](const Region& region) {
+    return device_memory_at(region).has_value();
+  });
+  return on_device ? cuda_memory_advice(regions) + ucx_advice() : "";
 }
 
 cuda::Context* primary_cuda_context(const CudaDriver& driver, int device) {
@@ -225,6 +251,13 @@ cuda::Context* cuda_context_of(const Region& region) {
   if (!memory || memory->type == cuda::kUnknownMemory) return nullptr;
   return memory->context != nullptr ? memory->context
                                     : primary_cuda_context(*driver, memory->device);
+}
+
+cuda::Context* current_cuda_context() {
+  const CudaDriver* driver = CudaDriver::find();
+  cuda::Context* current = nullptr;
+  if (driver != nullptr) driver->CtxGetCurrent(&current);
+  return current;
 }
 
 CudaContext::CudaContext(cuda::Context* context) noexcept {

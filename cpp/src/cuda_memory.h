@@ -33,13 +33,18 @@ struct CudaMemory {
 /// Without a driver, as on a ROCm host, nothing is known and nothing thrown.
 void check_named_cuda_memory(const std::vector<Descriptor>& descriptors, std::string_view argument);
 
-/// Words to add to an error about the regions, when they are CUDA memory for which UCX lacks
-/// something, or of a kind that cannot always be registered; else none.
+/// Words to add to an error about the regions, when they are of a kind of CUDA memory that cannot
+/// always be registered; else none.
 std::string cuda_memory_advice(const std::vector<Region>& regions);
+/// The same of an error before anything has moved, with what UCX lacks for a GPU's memory.
+std::string cuda_registration_advice(const std::vector<Region>& regions);
 
 /// The context of a device's streams and memory that are in no other; null when nobody in this
 /// process has made it.
 cuda::Context* primary_cuda_context(const CudaDriver& driver, int device);
+
+/// The calling thread's; null if it has none, and without a driver.
+cuda::Context* current_cuda_context();
 
 /// That of a region on a device; null without a driver.
 cuda::Context* cuda_context_of(const Region& region);

@@ -733,7 +733,7 @@ bool EngineLoop::poll_fences(Clock::time_point until) {
   return worked;
 }
 
-cuda::Context* EngineLoop::context_beside_turn(const std::vector<Region>& regions) {
+cuda::Context* EngineLoop::context_to_enter(const std::vector<Region>& regions) {
   const auto on_device = std::find_if(regions.begin(), regions.end(),
                                       [](const Region& r) { return r.type == capi::kVram; });
   if (on_device == regions.end()) return nullptr;
@@ -742,23 +742,23 @@ cuda::Context* EngineLoop::context_beside_turn(const std::vector<Region>& region
     engine_.cuda_context_ = context;
     engine_.current_turn_->enter_context();
   }
-  return context == engine_.cuda_context_ ? nullptr : context;
+  return context == current_cuda_context() ? nullptr : context;
 }
 
 MemoryRegistry::Lease EngineLoop::hold(const std::vector<Region>& regions) {
-  const CudaContext context(context_beside_turn(regions));
+  const CudaContext context(context_to_enter(regions));
   return registry_.acquire(regions);
 }
 
 void EngineLoop::offer(const Operation& operation) {
-  const CudaContext context(context_beside_turn(operation->local_regions));
+  const CudaContext context(context_to_enter(operation->local_regions));
   try {
     operation->lease = registry_.acquire(operation->local_regions);
     operation->make_ready(blob_of(registry_.covering(operation->local_regions)), encoder_);
   } catch (const AgentError& error) {
-    fail(operation,
-         {ErrorCode::backend, operation->describe() + ": the memory could not be registered: " +
-                                  error.what() + cuda_memory_advice(operation->local_regions)});
+    fail(operation, {ErrorCode::backend,
+                     operation->describe() + ": the memory could not be registered: " +
+                         error.what() + cuda_registration_advice(operation->local_regions)});
     land(operation);
     return;
   }
@@ -849,7 +849,7 @@ std::string EngineLoop::blob_of(const std::vector<Region>& regions) {
 }
 
 void EngineLoop::begin(const Operation& operation) {
-  const CudaContext context(context_beside_turn(operation->local_regions));
+  const CudaContext context(context_to_enter(operation->local_regions));
   ErrorCode code = ErrorCode::peer_unreachable;
   const char* what = "NIXL refused the peer's metadata: ";
   try {
@@ -870,8 +870,9 @@ void EngineLoop::begin(const Operation& operation) {
         operation->peer->alias, operation->told_by_engine ? std::string() : operation->key));
   } catch (const AgentError& error) {
     const bool of_memory = code == ErrorCode::backend;
-    fail(operation, {code, operation->describe() + ": " + what + error.what() +
-                               (of_memory ? cuda_memory_advice(operation->local_regions) : "")});
+    fail(operation,
+         {code, operation->describe() + ": " + what + error.what() +
+                    (of_memory ? cuda_registration_advice(operation->local_regions) : "")});
     abort(operation);
     return;
   }

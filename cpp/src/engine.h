@@ -255,9 +255,10 @@ class EngineLoop {
   /// for a while if a peer may have been told of it.
   void withdraw(const Operation& operation);
   void offer(const Operation& operation);
-  /// What NIXL needs for these regions if the turn has not got it; null if it has, or none are of
-  /// a GPU. This turn and all later ones have that of the first such.
-  cuda::Context* context_beside_turn(const std::vector<Region>& regions);
+  /// What NIXL needs for these regions if this thread has not got it; null if it has, or none are
+  /// of a GPU. This turn and all later ones have that of the first such: it is enough to deregister
+  /// memory, and to look whether some has moved.
+  cuda::Context* context_to_enter(const std::vector<Region>& regions);
   void begin(const Operation& operation);
   /// Has the other engines move the operation's parts.
   void send_parts(const Operation& operation);

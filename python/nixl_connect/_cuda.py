@@ -10,6 +10,7 @@ from typing import Any
 
 __all__ = ["Buffer", "CudaError", "Driver"]
 
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 _POINTER, _NUMBER, _SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
 _ARGUMENTS: dict[str, list[Any]] = {
     "cuInit": [ctypes.c_uint],
@@ -33,6 +34,11 @@ _ARGUMENTS: dict[str, list[Any]] = {
 class CudaError(RuntimeError):
     """There is no driver, no GPU, or the driver refuses."""
 
+    def __init__(self, words: str, absent: bool = False) -> None:
+        super().__init__(words)
+        self.absent = absent
+        """Whether there is no driver or no GPU: nothing is wrong then."""
+
 
 class Driver:
     """The functions of `libcuda.so.1`, initialised. Thread safe."""
@@ -42,7 +48,7 @@ class Driver:
         try:
             self.library = ctypes.CDLL(path)
         except OSError as error:
-            raise CudaError(f"no NVIDIA driver: {error}") from None
+            raise CudaError(f"no NVIDIA driver: {error}", absent=True) from None
         for name, arguments in _ARGUMENTS.items():
             getattr(self.library, name).argtypes = arguments
         self._contexts: dict[int, ctypes.c_void_p] = {}
@@ -54,7 +60,8 @@ class Driver:
         if error:
             word = ctypes.c_char_p()
             self.library.cuGetErrorName(error, ctypes.byref(word))
-            raise CudaError(f"{name}: {(word.value or b'error').decode()} ({error})")
+            text = f"{name}: {(word.value or b'error').decode()} ({error})"
+            raise CudaError(text, absent=error == _NO_DEVICE)
 
     @property
     def count(self) -> int:

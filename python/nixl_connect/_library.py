@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -38,26 +39,28 @@ def nixl_library_candidates() -> list[str]:
         library = site / f".nixl_{variant}.mesonpy.libs" / "libnixl_capi.so"
         if library.exists():
             paths.append(str(library))
-            _load_cuda_runtime(variant)
+    chosen = os.environ.get("NIXL_CONNECT_NIXL_LIBRARY") or next(iter(paths), "")
+    _load_cuda_runtime(chosen)
     return paths
 
 
-def _load_cuda_runtime(variant: str) -> None:
-    """Loads CUDA's runtime library from its wheel, if it is there.
+def _load_cuda_runtime(library: str) -> None:
+    """Loads the runtime library of the CUDA that NIXL's is of, from its wheel if need be.
 
     UCX needs it to tell a GPU's memory from the host's, and finds it only on the system's path, or
     where somebody, as torch does, has loaded it before.
     """
-    if variant not in _RUNTIMES:
+    variant = re.search(r"nixl_(cu\d+)", library)
+    if variant is None or variant[1] not in _RUNTIMES:
         return
-    name, folder = _RUNTIMES[variant]
+    name, folder = _RUNTIMES[variant[1]]
     with contextlib.suppress(OSError):
-        ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        ctypes.CDLL(name, mode=os.RTLD_LAZY)
         return
     spec = importlib.util.find_spec("nvidia")
     for site in (spec and spec.submodule_search_locations) or ():
-        library = Path(site) / folder / name
-        if library.exists():
+        runtime = Path(site) / folder / name
+        if runtime.exists():
             with contextlib.suppress(OSError):
-                ctypes.CDLL(str(library), mode=os.RTLD_LAZY)
+                ctypes.CDLL(str(runtime), mode=os.RTLD_LAZY)
             return

@@ -21,6 +21,7 @@ _BYTES = 16 << 20
 _DATA = b"\x5a" * _BYTES
 _TIMES = 5
 _TIMEOUT = 20.0
+_ANSWER = '{"probe"'
 
 
 class _HostBuffer(bytearray):
@@ -62,6 +63,12 @@ async def _host() -> dict[str, object]:
     return {"library": library, "bytes": _BYTES, "seconds": seconds}
 
 
+def _devices() -> dict[str, object]:
+    driver = Driver()
+    devices = [driver.describe(device) for device in range(driver.count)]
+    return {"devices": devices, "version": driver.version}
+
+
 async def _gpu() -> dict[str, object]:
     """Offers memory to a process that reads it and writes it."""
     driver = Driver()
@@ -69,37 +76,33 @@ async def _gpu() -> dict[str, object]:
     source.set(_DATA)
     async with nc.Connector("owner") as owner:
         child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "nixl_connect._probe",
-            "cuda-peer",
+            *(sys.executable, "-m", "nixl_connect._probe", "cuda-peer"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
         assert child.stdin is not None
         assert child.stdout is not None
-        for index in range(2 * _TIMES):
-            create, buffer = (
-                (owner.create_readable, source)
-                if index < _TIMES
-                else (owner.create_writable, target)
-            )
+        said = asyncio.ensure_future(child.stdout.read())
+        offers: list[tuple[Any, Buffer]] = [(owner.create_readable, source)] * _TIMES
+        offers += [(owner.create_writable, target)] * _TIMES
+        for create, buffer in offers:
             offer = await create(nc.Descriptor(buffer), timeout=_TIMEOUT)
             child.stdin.write(offer.metadata().model_dump_json().encode() + b"\n")
             waiting = asyncio.ensure_future(offer.wait_for_completion())
-            ended = asyncio.ensure_future(child.wait())
-            await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
+            await asyncio.wait({waiting, said}, return_when=asyncio.FIRST_COMPLETED)
+            if said.done():
+                # It has ended before its time, or just now; why, it says.
                 waiting.cancel()
                 break
-            ended.cancel()
-            await waiting
         child.stdin.close()
-        said = (await child.stdout.read()).decode()
-        await child.wait()
-    sys.stdout.write(said)
-    answer: dict[str, object] = json.loads(said.splitlines()[-1])
-    if "error" not in answer:
+        lines = (await said).decode().splitlines()
+        status = await child.wait()
+    answers = [line for line in lines if line.startswith(_ANSWER)]
+    print(*[line for line in lines if line not in answers], sep="\n")
+    if not answers:
+        raise RuntimeError(f"the process that was to move the memory ended with status {status}")
+    answer: dict[str, object] = json.loads(answers[-1])
+    if "seconds" in answer:
         _check(target)
     return answer
 
@@ -130,6 +133,7 @@ async def _gpu_peer() -> dict[str, object]:
 
 _KINDS: dict[str, Callable[[], Awaitable[dict[str, object]]]] = {
     "host": _host,
+    "devices": lambda: asyncio.to_thread(_devices),
     "cuda": _gpu,
     "cuda-peer": _gpu_peer,
 }
@@ -139,10 +143,12 @@ async def _answer(kind: str) -> dict[str, object]:
     try:
         return await _KINDS[kind]()
     except CudaError as error:
-        return {"skipped": str(error)}
+        return {"absent" if error.absent else "error": str(error)}
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
 if __name__ == "__main__":
-    print(json.dumps({"probe": sys.argv[1], **asyncio.run(_answer(sys.argv[1]))}), flush=True)
+    said = asyncio.run(_answer(sys.argv[1]))
+    said.pop("probe", None)
+    print(json.dumps({"probe": sys.argv[1], **said}), flush=True)

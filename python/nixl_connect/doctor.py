@@ -6,19 +6,21 @@ process: what might crash or hang runs in another one.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
 import platform
 import re
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from ._cuda import CudaError, Driver
 from ._library import nixl_library_candidates
 
 __all__ = ["Finding", "examine", "verdict"]
@@ -129,25 +131,28 @@ def _devices() -> Iterator[Finding]:
 
 
 def _probe(kind: str, **environment: str) -> dict[str, object]:
-    """A transfer between two connectors of another process, and what UCX says meanwhile."""
-    try:
-        result = subprocess.run(
-            [sys.executable, "-m", "nixl_connect._probe", kind],
-            env={**os.environ, "UCX_LOG_LEVEL": "info", **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"did not end within {_SECONDS:.0f} s", "log": ""}
-    log = result.stdout + result.stderr
-    for line in result.stdout.splitlines():
+    """What another process finds of a kind of memory, and what UCX says meanwhile."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "nixl_connect._probe", kind],
+        env={**os.environ, "UCX_LOG_LEVEL": "info", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            # With what it has started itself.
+            os.killpg(process.pid, signal.SIGKILL)
+            return {"error": f"did not end within {_SECONDS:.0f} s", "log": ""}
+    log = output + errors
+    for line in output.splitlines():
         if line.startswith('{"probe"'):
             answer: dict[str, object] = json.loads(line)
-            return {**answer, "log": log, "status": result.returncode}
-    last = result.stderr.strip().splitlines()
-    return {"error": last[-1] if last else f"exit status {result.returncode}", "log": log}
+            return {**answer, "log": log, "status": process.returncode}
+    last = errors.strip().splitlines()
+    return {"error": last[-1] if last else f"exit status {process.returncode}", "log": log}
 
 
 def _host(host: dict[str, object]) -> Iterator[Finding]:
@@ -196,11 +201,13 @@ def _exists(path: str, name: str) -> Callable[[], str]:
 
 
 def _no_gpu() -> str:
-    try:
-        Driver()
-    except CudaError as error:
-        return str(error)
-    return ""
+    found = _gpus()
+    return str(found.get("absent") or found.get("error") or "")
+
+
+@functools.cache
+def _gpus() -> dict[str, object]:
+    return _probe("devices")
 
 
 # What UCX needs for each transport: a module of its own, and something of the host. What it makes
@@ -279,18 +286,21 @@ def _text(path: Path) -> str:
 
 
 def _gpu() -> Iterator[Finding]:
-    try:
-        driver = Driver()
-        devices = [driver.describe(device) for device in range(driver.count)]
-    except CudaError as error:
-        yield Finding("GPU", "absent", str(error))
+    found = _gpus()
+    if "absent" in found:
+        yield Finding("GPU", "absent", str(found["absent"]))
         return
+    if "error" in found:
+        advice = "look at the driver's installation"
+        yield Finding("GPU", "warning", str(found["error"]), advice)
+        return
+    devices = cast("list[tuple[str, int]]", found["devices"])
     names = "; ".join(f"{name}, {size // _MIB} MiB" for name, size in devices)
-    yield Finding("GPU", "ok", f"{names}; driver of CUDA {driver.version}")
+    yield Finding("GPU", "ok", f"{names}; driver of CUDA {found['version']}")
     yield from _gpu_direct(Path("/sys"), Path("/proc"))
     probe = _probe("cuda")
     if "seconds" not in probe:
-        reason = probe.get("error") or probe.get("skipped")
+        reason = probe.get("error") or probe.get("absent")
         yield Finding(
             "transfer of GPU memory",
             "warning",

@@ -157,6 +157,7 @@ void fake_cuda_reset() {
   }
   w.streams.clear();
   for (Context& context : w.contexts) {
+    context.retained = 0;
     for (const auto& stream : {context.legacy, context.per_thread}) {
       stream->work.clear();
       stream->done = stream->given;

@@ -273,9 +273,13 @@ def captured(side: Any) -> Iterator[Any]:
         if _driver is None:
             graph = torch.cuda.CUDAGraph()
             graph.capture_begin()
-            yield graph
-            graph.capture_end()
+            try:
+                yield graph
+            finally:
+                graph.capture_end()
         else:
             _driver.fake("capture", side, 1)
-            yield StandInGraph(side)
-            _driver.fake("capture", side, 0)
+            try:
+                yield StandInGraph(side)
+            finally:
+                _driver.fake("capture", side, 0)

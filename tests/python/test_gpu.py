@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,8 @@ async def test_a_view_with_an_offset(
 async def test_gigabytes(connector: nc.Connector, other: nc.Connector, size: int) -> None:
     if gpus.free_memory() < 3 * size:
         pytest.skip(f"needs {3 * size >> 30} GiB of free GPU memory")
+    if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 6 * size:
+        pytest.skip(f"needs {6 * size >> 30} GiB of free host memory")
     numbers = np.arange(size // 8)
     source, target = gpus.put(numbers, GPU), gpus.put(np.zeros_like(numbers), GPU)
     await read(connector, nc.Descriptor(source), other, nc.Descriptor(target))
@@ -445,7 +448,9 @@ def test_what_ucx_lacks_is_said(tmp_path: Path) -> None:
         return result.stdout
 
     assert "moved: True" in refusal()
-    assert "UCX_TLS is 'tcp', which leaves out" in refusal(UCX_TLS="tcp")
+    for transports in ("tcp", "tcp,cuda_ipc", "^cuda_copy"):
+        words = f"UCX_TLS is '{transports}', which leaves out"
+        assert words in refusal(UCX_TLS=transports)
     if gpus.STAND_IN:  # else torch brings libcudart, and the system has the driver's libraries
         without = "import nixl_connect._library as library\nlibrary._RUNTIMES = {}\n" + ALLOCATE
         assert "libcudart" in refusal(without)

@@ -20,7 +20,7 @@ import nixl_connect as nc
 
 _FAKES = Path(os.environ.get("NIXL_CONNECT_TEST_FAKES", "build/cpp/tests")).resolve()
 FAKE_NIXL = _FAKES / "fake_nixl" / "libfake_nixl.so"
-FAKE_CUDA = _FAKES / "fake_cuda" / "libfake_cuda.so"
+FAKE_CUDA = _FAKES / "fake_cuda" / "libcuda.so.1"
 # Before anybody looks for the real one.
 os.environ["NIXL_CONNECT_CUDA_LIBRARY"] = str(FAKE_CUDA)
 
