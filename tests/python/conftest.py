@@ -41,7 +41,13 @@ class Peer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             limit=1 << 26,
-            env={**os.environ, "NIXL_LOG_LEVEL": "ERROR", **environment},
+            # Standard output is for replies; UCX would write its log there.
+            env={
+                **os.environ,
+                "NIXL_LOG_LEVEL": "ERROR",
+                "UCX_LOG_FILE": "stderr",
+                **environment,
+            },
         )
         return cls(process)
 
