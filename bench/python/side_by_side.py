@@ -329,7 +329,7 @@ def gpus() -> dict[str, Any]:
         driver = Driver()
     except CudaError:
         return {}
-    return {"gpus": [driver.describe(i)[0] for i in range(driver.count)], "cuda": driver.version}
+    return {"gpus": [name for name, _ in driver.devices()], "cuda": driver.version}
 
 
 def main() -> None:

@@ -130,11 +130,21 @@ void check_cuda_memory(const std::vector<Descriptor>& descriptors, std::string_v
   for (std::size_t i = 0; i < descriptors.size(); ++i) checker.check(descriptors[i], i);
 }
 
-std::optional<std::uint32_t> cuda_device_of(std::uintptr_t address) {
+namespace {
+
+/// Nothing if the driver does not know it as a GPU's.
+std::optional<CudaMemory> device_memory_at(std::uintptr_t address) {
   const CudaDriver* driver = CudaDriver::find();
   if (driver == nullptr) return std::nullopt;
   const auto memory = CudaMemory::at(*driver, address);
-  if (!memory || memory->type != cuda::kDeviceMemory || memory->device < 0) return std::nullopt;
+  return memory && memory->type == cuda::kDeviceMemory ? memory : std::nullopt;
+}
+
+}  // namespace
+
+std::optional<std::uint32_t> cuda_device_of(std::uintptr_t address) {
+  const auto memory = device_memory_at(address);
+  if (!memory || memory->device < 0) return std::nullopt;
   return static_cast<std::uint32_t>(memory->device);
 }
 
@@ -164,9 +174,9 @@ std::string ucx_advice() {
   if (loaded_libraries("libucp").empty()) return {};
   if (loaded_libraries("libuct_cuda").empty()) {
     return "; UCX has not loaded its modules for CUDA: they need libcuda.so.1 and "
-           "libnvidia-ml.so.1 "
-           "of NVIDIA's driver (in a container, NVIDIA_DRIVER_CAPABILITIES=compute,utility), and a "
-           "variant of NIXL's wheel that fits its CUDA";
+           "libnvidia-ml.so.1 of NVIDIA's driver (in a container, "
+           "NVIDIA_DRIVER_CAPABILITIES=compute,utility), and a variant of NIXL's wheel that fits "
+           "its CUDA";
   }
   if (const auto transports = environment("UCX_TLS");
       !transports.empty() && !may_copy(transports)) {
@@ -182,12 +192,8 @@ std::string ucx_advice() {
   return {};
 }
 
-/// Nothing if it is not known as a GPU's.
-std::optional<CudaMemory> device_memory_at(const Region& region) {
-  const CudaDriver* driver = region.type == capi::kVram ? CudaDriver::find() : nullptr;
-  if (driver == nullptr) return std::nullopt;
-  const auto memory = CudaMemory::at(*driver, region.address);
-  return memory && memory->type == cuda::kDeviceMemory ? memory : std::nullopt;
+std::optional<CudaMemory> device_memory_of(const Region& region) {
+  return region.type == capi::kVram ? device_memory_at(region.address) : std::nullopt;
 }
 
 /// What there is to say of a kind of memory.
@@ -212,7 +218,7 @@ std::string kind_advice(const CudaMemory& memory) {
 
 std::string cuda_memory_advice(const std::vector<Region>& regions) {
   for (const Region& region : regions) {
-    const auto memory = device_memory_at(region);
+    const auto memory = device_memory_of(region);
     if (!memory) continue;
     if (std::string advice = kind_advice(*memory); !advice.empty()) return advice;
   }
@@ -221,7 +227,7 @@ std::string cuda_memory_advice(const std::vector<Region>& regions) {
 
 std::string cuda_registration_advice(const std::vector<Region>& regions) {
   const bool on_device = std::any_of(regions.begin(), regions.end(), [](const Region& region) {
-    return device_memory_at(region).has_value();
+    return device_memory_of(region).has_value();
   });
   return on_device ? cuda_memory_advice(regions) + ucx_advice() : "";
 }

@@ -733,6 +733,10 @@ bool EngineLoop::poll_fences(Clock::time_point until) {
   return worked;
 }
 
+cuda::Context* EngineLoop::context_to_enter(const ConnectionState& operation) {
+  return operation.on_device ? context_to_enter(operation.local_regions) : nullptr;
+}
+
 cuda::Context* EngineLoop::context_to_enter(const std::vector<Region>& regions) {
   const auto on_device = std::find_if(regions.begin(), regions.end(),
                                       [](const Region& r) { return r.type == capi::kVram; });
@@ -751,7 +755,7 @@ MemoryRegistry::Lease EngineLoop::hold(const std::vector<Region>& regions) {
 }
 
 void EngineLoop::offer(const Operation& operation) {
-  const CudaContext context(context_to_enter(operation->local_regions));
+  const CudaContext context(context_to_enter(*operation));
   try {
     operation->lease = registry_.acquire(operation->local_regions);
     operation->make_ready(blob_of(registry_.covering(operation->local_regions)), encoder_);
@@ -849,7 +853,7 @@ std::string EngineLoop::blob_of(const std::vector<Region>& regions) {
 }
 
 void EngineLoop::begin(const Operation& operation) {
-  const CudaContext context(context_to_enter(operation->local_regions));
+  const CudaContext context(context_to_enter(*operation));
   ErrorCode code = ErrorCode::peer_unreachable;
   const char* what = "NIXL refused the peer's metadata: ";
   try {

@@ -259,6 +259,7 @@ class EngineLoop {
   /// of a GPU. This turn and all later ones have that of the first such: it is enough to deregister
   /// memory, and to look whether some has moved.
   cuda::Context* context_to_enter(const std::vector<Region>& regions);
+  cuda::Context* context_to_enter(const ConnectionState& operation);
   void begin(const Operation& operation);
   /// Has the other engines move the operation's parts.
   void send_parts(const Operation& operation);

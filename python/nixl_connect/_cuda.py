@@ -77,8 +77,11 @@ class Driver:
         self.call("cuDriverGetVersion", ctypes.byref(version))
         return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
-    def describe(self, device: int) -> tuple[str, int]:
-        """A device's name, and its memory in bytes."""
+    def devices(self) -> list[tuple[str, int]]:
+        """Each device's name, and its memory in bytes."""
+        return [self._describe(device) for device in range(self.count)]
+
+    def _describe(self, device: int) -> tuple[str, int]:
         name, size = ctypes.create_string_buffer(256), ctypes.c_size_t()
         self.call("cuDeviceGetName", name, len(name), device)
         self.call("cuDeviceTotalMem_v2", ctypes.byref(size), device)

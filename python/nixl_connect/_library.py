@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import os
 import re
 import sys
 from pathlib import Path
 
-__all__ = ["nixl_library_candidates"]
+__all__ = ["load_cuda_runtime", "nixl_library_candidates"]
 
 _VARIANTS = ("cu13", "cu12", "rocm")
 # CUDA's runtime, and where NVIDIA's wheels have it.
@@ -39,17 +40,20 @@ def nixl_library_candidates() -> list[str]:
         library = site / f".nixl_{variant}.mesonpy.libs" / "libnixl_capi.so"
         if library.exists():
             paths.append(str(library))
-    chosen = os.environ.get("NIXL_CONNECT_NIXL_LIBRARY") or next(iter(paths), "")
-    _load_cuda_runtime(chosen)
     return paths
 
 
-def _load_cuda_runtime(library: str) -> None:
+def load_cuda_runtime(candidates: list[str]) -> None:
     """Loads the runtime library of the CUDA that NIXL's is of, from its wheel if need be.
 
     UCX needs it to tell a GPU's memory from the host's, and finds it only on the system's path, or
     where somebody, as torch does, has loaded it before.
     """
+    _load_runtime_for(os.environ.get("NIXL_CONNECT_NIXL_LIBRARY") or next(iter(candidates), ""))
+
+
+@functools.cache
+def _load_runtime_for(library: str) -> None:
     variant = re.search(r"nixl_(cu\d+)", library)
     if variant is None or variant[1] not in _RUNTIMES:
         return

@@ -24,16 +24,13 @@ _TIMEOUT = 20.0
 _ANSWER = '{"probe"'
 
 
-class _HostBuffer(bytearray):
-    def set(self, data: bytes) -> None:
-        self[:] = data
-
-    def get(self) -> bytes:
-        return bytes(self)
+def answers(output: str) -> list[dict[str, object]]:
+    """What probes have answered, among what UCX and others have printed."""
+    return [json.loads(line) for line in output.splitlines() if line.startswith(_ANSWER)]
 
 
-def _check(buffer: Any) -> None:
-    if buffer.get() != _DATA:
+def _check(arrived: bytes | bytearray) -> None:
+    if arrived != _DATA:
         raise RuntimeError("the bytes that arrived are not those that were sent")
 
 
@@ -47,7 +44,7 @@ async def _shortest(transfer: Callable[[], Awaitable[None]]) -> float:
 
 
 async def _host() -> dict[str, object]:
-    source, target = _HostBuffer(_DATA), _HostBuffer(_BYTES)
+    source, target = bytearray(_DATA), bytearray(_BYTES)
     async with nc.Connector("owner") as owner, nc.Connector("mover") as mover:
 
         async def read() -> None:
@@ -65,8 +62,7 @@ async def _host() -> dict[str, object]:
 
 def _devices() -> dict[str, object]:
     driver = Driver()
-    devices = [driver.describe(device) for device in range(driver.count)]
-    return {"devices": devices, "version": driver.version}
+    return {"devices": driver.devices(), "version": driver.version}
 
 
 async def _gpu() -> dict[str, object]:
@@ -95,16 +91,15 @@ async def _gpu() -> dict[str, object]:
                 waiting.cancel()
                 break
         child.stdin.close()
-        lines = (await said).decode().splitlines()
+        output = (await said).decode()
         status = await child.wait()
-    answers = [line for line in lines if line.startswith(_ANSWER)]
-    print(*[line for line in lines if line not in answers], sep="\n")
-    if not answers:
-        raise RuntimeError(f"the process that was to move the memory ended with status {status}")
-    answer: dict[str, object] = json.loads(answers[-1])
-    if "seconds" in answer:
-        _check(target)
-    return answer
+    print(*[line for line in output.splitlines() if not line.startswith(_ANSWER)], sep="\n")
+    for answer in answers(output):
+        if "seconds" in answer:
+            _check(target.get())
+        del answer["probe"]
+        return answer
+    raise RuntimeError(f"the process that was to move the memory ended with status {status}")
 
 
 async def _gpu_peer() -> dict[str, object]:
@@ -126,7 +121,7 @@ async def _gpu_peer() -> dict[str, object]:
             await writing.wait_for_completion()
 
         read_seconds = await _shortest(read)
-        _check(buffer)
+        _check(buffer.get())
         write_seconds = await _shortest(write)
     return {"bytes": _BYTES, "seconds": read_seconds, "write_seconds": write_seconds}
 
@@ -149,6 +144,4 @@ async def _answer(kind: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    said = asyncio.run(_answer(sys.argv[1]))
-    said.pop("probe", None)
-    print(json.dumps({"probe": sys.argv[1], **said}), flush=True)
+    print(json.dumps({"probe": sys.argv[1], **asyncio.run(_answer(sys.argv[1]))}), flush=True)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from . import _asyncio, _core, _streams
 from ._default import Default
-from ._library import nixl_library_candidates
+from ._library import load_cuda_runtime, nixl_library_candidates
 from ._signing import check_auth_key
 from ._tracing import OperationSpan, tracer
 from .descriptor import Descriptor, DescriptorList
@@ -241,6 +241,8 @@ class Connector:
         self._auth_key = check_auth_key(auth_key)
         self._worker_id = worker_id
         self._hostname = socket.gethostname()
+        candidates = nixl_library_candidates()
+        load_cuda_runtime(candidates)
         self._core = _core.Connector(
             name=worker_id,
             backend=backend,
@@ -249,7 +251,7 @@ class Connector:
             linger=check_timeout(linger, "linger"),
             progress_thread=progress_thread,
             nixl_library=nixl_library or "",
-            nixl_library_candidates=nixl_library_candidates(),
+            nixl_library_candidates=candidates,
             spin=check_timeout(spin, "spin"),
             max_pause=check_timeout(max_pause, "max_pause"),
             engines=_check_count(engines, "engines", 1, 64),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import cast
 
 from ._library import nixl_library_candidates
+from ._probe import answers
 
 __all__ = ["Finding", "examine", "verdict"]
 
@@ -147,10 +147,8 @@ def _probe(kind: str, **environment: str) -> dict[str, object]:
             os.killpg(process.pid, signal.SIGKILL)
             return {"error": f"did not end within {_SECONDS:.0f} s", "log": ""}
     log = output + errors
-    for line in output.splitlines():
-        if line.startswith('{"probe"'):
-            answer: dict[str, object] = json.loads(line)
-            return {**answer, "log": log, "status": process.returncode}
+    for answer in answers(output):
+        return {**answer, "log": log, "status": process.returncode}
     last = errors.strip().splitlines()
     return {"error": last[-1] if last else f"exit status {process.returncode}", "log": log}
 

@@ -174,7 +174,7 @@ FAKE_HOOKED(cuMemAlloc_v2)(Address* address, std::size_t size) {
   return allocate(address, size, context_now()->device, kFakePlain);
 }
 
-extern "C" int cuMemGetInfo_v2(std::size_t* left, std::size_t* total) {
+int cuMemGetInfo_v2(std::size_t* left, std::size_t* total) {
   FAKE_CALL_IN_CONTEXT("cuMemGetInfo");
   *total = kDeviceMemory;
   *left = kDeviceMemory;

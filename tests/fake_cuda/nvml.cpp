@@ -1,18 +1,14 @@
 // A stand-in for NVIDIA's management library, `libnvidia-ml.so.1`: what UCX asks of it, of GPUs
 // that have `FAKE_CUDA_NVLINKS` links to others, 18 if nothing is said. Without links UCX does not
 // read over CUDA IPC.
-#include <cstdlib>
 #include <cstring>
+
+#include "environment.h"
 
 namespace {
 
 constexpr int kNotSupported = 3;
 constexpr unsigned kLinkCount = 91;  // NVML_FI_DEV_NVLINK_LINK_COUNT
-
-unsigned from_environment(const char* name, unsigned otherwise) {
-  const char* value = std::getenv(name);
-  return value != nullptr && *value != '\0' ? unsigned(std::atoi(value)) : otherwise;
-}
 
 struct Pci {
   char legacy_id[16];
@@ -36,7 +32,7 @@ int nvmlShutdown() { return 0; }
 const char* nvmlErrorString(int) { return "an error of the stand-in"; }
 
 int nvmlDeviceGetCount_v2(unsigned* count) {
-  *count = from_environment("FAKE_CUDA_DEVICES", 4);
+  *count = unsigned(from_environment("FAKE_CUDA_DEVICES", 4));
   return 0;
 }
 
@@ -59,7 +55,7 @@ int nvmlDeviceGetFieldValues(char*, int count, Field* fields) {
   for (int i = 0; i < count; ++i) {
     fields[i].error = fields[i].id == kLinkCount ? 0 : kNotSupported;
     fields[i].type = 1;
-    fields[i].value = from_environment("FAKE_CUDA_NVLINKS", 18);
+    fields[i].value = unsigned(from_environment("FAKE_CUDA_NVLINKS", 18));
   }
   return 0;
 }

@@ -24,10 +24,6 @@ bool breaks_a_capture() {
   return broke;
 }
 
-bool passed(const std::vector<Mark>& marks) {
-  return std::all_of(marks.begin(), marks.end(), [](const Mark& mark) { return mark.passed(); });
-}
-
 /// Memory is looked for when the copy is given, as the driver does, so that it is there until then.
 int give_copy(Stream* stream, Address to, Address from, std::size_t size) {
   const Span target = world().span(to, size);

@@ -1,19 +1,19 @@
 #include "world.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <thread>
 
+#include "environment.h"
 #include "fake_cuda.h"
 
 namespace {
 
-int from_environment(const char* name, int otherwise) {
-  const char* value = std::getenv(name);
-  return value != nullptr && *value != '\0' ? std::atoi(value) : otherwise;
-}
-
 thread_local ContextStack current;
+
+void drop_work(Stream& stream) {
+  stream.work.clear();
+  stream.done = stream.given;
+}
 
 }  // namespace
 
@@ -102,10 +102,7 @@ void World::serve() {
     for (const auto& stream : all) {
       while (!stream->work.empty()) {
         Work& next = stream->work.front();
-        if (!std::all_of(next.after.begin(), next.after.end(),
-                         [](const Mark& mark) { return mark.passed(); })) {
-          break;
-        }
+        if (!passed(next.after)) break;
         const auto now = std::chrono::steady_clock::now();
         if (!next.ends) {
           next.ends =
@@ -151,17 +148,11 @@ extern "C" {
 void fake_cuda_reset() {
   World& w = world();
   const std::lock_guard lock(w.mutex);
-  for (const auto& stream : w.streams) {
-    stream->work.clear();
-    stream->done = stream->given;
-  }
+  for (const auto& stream : w.streams) drop_work(*stream);
   w.streams.clear();
   for (Context& context : w.contexts) {
     context.retained = 0;
-    for (const auto& stream : {context.legacy, context.per_thread}) {
-      stream->work.clear();
-      stream->done = stream->given;
-    }
+    for (const auto& stream : {context.legacy, context.per_thread}) drop_work(*stream);
   }
   w.memory.clear();
   for (auto& [name, known] : w.functions) known = {};

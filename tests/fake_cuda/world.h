@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <condition_variable>
@@ -29,7 +30,6 @@ inline constexpr int kNotSupported = 801;
 inline constexpr int kCaptureUnsupported = 900;
 inline constexpr int kCaptureImplicit = 906;
 
-inline constexpr std::uintptr_t kLegacy = 1;
 inline constexpr std::uintptr_t kPerThread = 2;
 
 /// Bytes that a device says it has.
@@ -69,6 +69,9 @@ struct Stream : std::enable_shared_from_this<Stream> {
 };
 
 inline bool Mark::passed() const { return stream->done >= work; }
+inline bool passed(const std::vector<Mark>& marks) {
+  return std::all_of(marks.begin(), marks.end(), [](const Mark& mark) { return mark.passed(); });
+}
 
 struct Context {
   int device = 0;

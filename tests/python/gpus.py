@@ -23,7 +23,7 @@ from nixl_connect._cuda import Driver
 STAND_IN = os.environ.get("FAKE_CUDA_LIVE") == "1"
 if not STAND_IN:
     import torch
-KINDS = PLAIN, POOLED, MAPPED = range(3)
+PLAIN, POOLED, MAPPED = range(3)
 _LEGACY_STREAM = 1
 _GRANULE = 2 << 20
 

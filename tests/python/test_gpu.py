@@ -366,7 +366,7 @@ async def test_streams_of_other_libraries(
 
 
 @pytest.mark.parametrize("links", ["18", "0"], ids=["NVLink", "no NVLink"])
-@pytest.mark.gpus(1)
+@needs_gpu
 @pytest.mark.skipif(not gpus.STAND_IN, reason="counts the stand-in's calls")
 async def test_between_processes_it_is_one_copy_on_the_gpu(
     start_peer: StartPeer, links: str
@@ -386,7 +386,7 @@ async def test_between_processes_it_is_one_copy_on_the_gpu(
     [({}, 64 << 10), ({"engine_config": "TCP_TX_SEG_SIZE=8k"}, 8 << 10)],
     ids=["as it is", "as one says"],
 )
-@pytest.mark.gpus(1)
+@needs_gpu
 @pytest.mark.skipif(not gpus.STAND_IN, reason="counts the stand-in's calls")
 async def test_pieces_on_the_way_through_the_host(parameters: dict[str, str], piece: int) -> None:
     size = 4 << 20

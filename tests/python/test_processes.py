@@ -97,12 +97,10 @@ def nixl_versions() -> list[str]:
 async def test_one_binary_for_other_versions_of_nixl(
     start_peer: StartPeer, library: str, where: str
 ) -> None:
-    environment = {
-        "NIXL_CONNECT_NIXL_LIBRARY": library,
-        "NIXL_CONNECT_TEST_WHERE": where,
+    environment = {"NIXL_CONNECT_NIXL_LIBRARY": library}
+    if where:
         # Without the runtime library of its CUDA, which need not be here.
-        "UCX_MEMTYPE_CACHE": "n",
-    }
+        environment |= {"NIXL_CONNECT_TEST_WHERE": where, "UCX_MEMTYPE_CACHE": "n"}
     left, right = await asyncio.gather(
         start_peer(OURS, **environment), start_peer(OURS, **environment)
     )

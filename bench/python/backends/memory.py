@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from nixl_connect._cuda import Buffer as GpuBuffer
 from nixl_connect._cuda import Driver
-from nixl_connect._library import nixl_library_candidates
+from nixl_connect._library import load_cuda_runtime, nixl_library_candidates
 
 Buffer = Any
 """A ``numpy.ndarray`` of bytes, or a `GpuBuffer`."""
@@ -16,8 +16,8 @@ Buffer = Any
 
 @functools.cache
 def driver() -> Driver:
-    # Loads CUDA's runtime library too, without which NIXL's own API takes no memory of a GPU.
-    nixl_library_candidates()
+    # Without it NIXL's own API takes no memory of a GPU.
+    load_cuda_runtime(nixl_library_candidates())
     return Driver()
 
 
@@ -26,8 +26,9 @@ def on_device(size: int, value: int, device: str) -> Buffer:
     kind, _, number = device.partition(":")
     if kind == "cpu":
         return np.full(size, value, np.uint8)
-    enter(int(number or 0))
-    buffer = GpuBuffer(driver(), size, int(number or 0))
+    index = int(number or 0)
+    enter(index)
+    buffer = GpuBuffer(driver(), size, index)
     fill(buffer, value)
     return buffer
 
