@@ -6,7 +6,8 @@
 #include <string>
 #include <string_view>
 
-#include "nixl_api.h"
+#include "agent/nixl_api.h"
+#include "wire/region.h"
 
 /// NIXL's C interface with nothing around it, for one thread: what the library is measured
 /// against.
@@ -70,8 +71,8 @@ class RawNixl {
     nixl_connect::capi::XferListHandle* local = nullptr;
     nixl_connect::capi::XferListHandle* remote = nullptr;
     nixl_connect::capi::OptArgsHandle* options = nullptr;
-    api_.create_xfer_dlist(nixl_connect::capi::kDram, &local);
-    api_.create_xfer_dlist(nixl_connect::capi::kDram, &remote);
+    api_.create_xfer_dlist(nixl_connect::kDram, &local);
+    api_.create_xfer_dlist(nixl_connect::kDram, &remote);
     api_.xfer_dlist_add_desc(local, reinterpret_cast<std::uintptr_t>(to), size, 0);
     api_.xfer_dlist_add_desc(remote, from, size, 0);
     api_.create_opt_args(&options);
@@ -128,7 +129,7 @@ class RawNixl {
 
   nixl_connect::capi::RegListHandle* registrations(const void* data, std::size_t size) {
     nixl_connect::capi::RegListHandle* list = nullptr;
-    api_.create_reg_dlist(nixl_connect::capi::kDram, &list);
+    api_.create_reg_dlist(nixl_connect::kDram, &list);
     if (data != nullptr) {
       api_.reg_dlist_add_desc(list, reinterpret_cast<std::uintptr_t>(data), size, 0, nullptr, 0);
     }

@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "lines.h"
-#include "metadata_encoder.h"
 #include "nixl_connect/nixl_connect.h"
 #include "raw_nixl.h"
+#include "wire/metadata_encoder.h"
 #include "work.h"
 
 // The two sides through NIXL's C interface alone, which polls.

@@ -7,13 +7,13 @@
 #include <map>
 #include <thread>
 
-#include "blob.h"
-#include "connection_state.h"
-#include "metadata_encoder.h"
+#include "agent/peer_table.h"
+#include "engine/connection_state.h"
+#include "engine/notification_router.h"
 #include "nixl_connect/nixl_connect.h"
-#include "notification_router.h"
-#include "peer_table.h"
 #include "raw_nixl.h"
+#include "wire/blob.h"
+#include "wire/metadata_encoder.h"
 
 using namespace nixl_connect;
 

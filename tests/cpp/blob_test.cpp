@@ -1,4 +1,4 @@
-#include "blob.h"
+#include "wire/blob.h"
 
 #include <gtest/gtest.h>
 
@@ -66,7 +66,7 @@ TEST(Blob, ReadsWhatNixlWrites) {
   ASSERT_EQ(blob->sections().size(), 1u);
   ASSERT_EQ(blob->sections()[0].elements.size(), 1u);
   const Blob::Element& element = blob->sections()[0].elements[0];
-  EXPECT_EQ(element.region, (Region{capi::kDram, 0, 0x1000, 64}));
+  EXPECT_EQ(element.region, (Region{kDram, 0, 0x1000, 64}));
   EXPECT_EQ(element.remote_key, "key");
 }
 
@@ -96,7 +96,7 @@ TEST(Blob, RefusesWhatCannotBe) {
 
 TEST(Blob, IsMadeAsNixlMakesIt) {
   const Parts parts;
-  const Region region{capi::kDram, 0, parts.where, parts.size};
+  const Region region{kDram, 0, parts.where, parts.size};
   EXPECT_EQ(Blob::make("peer", "UCX", "address", {{region, "key"}}), parts.bytes());
 }
 

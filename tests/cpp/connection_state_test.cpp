@@ -1,10 +1,10 @@
-#include "connection_state.h"
+#include "engine/connection_state.h"
 
 #include <gtest/gtest.h>
 
 #include <thread>
 
-#include "engine.h"
+#include "engine/engine.h"
 
 namespace nixl_connect {
 namespace {

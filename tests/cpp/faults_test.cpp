@@ -5,7 +5,7 @@
 #include <future>
 
 #include "fake.h"
-#include "notification_key.h"
+#include "wire/notification.h"
 
 namespace nixl_connect {
 namespace {

@@ -1,9 +1,9 @@
-#include "memory_registry.h"
+#include "agent/memory_registry.h"
 
 #include <gtest/gtest.h>
 
-#include "blob.h"
 #include "memory.h"
+#include "wire/blob.h"
 
 namespace nixl_connect {
 namespace {
@@ -79,7 +79,7 @@ TEST_F(MemoryRegistryTest, ASmallRegionHidesALargeOneFromNixl) {
 TEST_F(MemoryRegistryTest, AFailureHoldsNothing) {
   const auto held = registry.acquire({part(0, 100)});
   // A GPU's memory at an address that none has.
-  EXPECT_THROW(registry.acquire({{capi::kVram, 0, 0x10, 64}}), AgentError);
+  EXPECT_THROW(registry.acquire({{kVram, 0, 0x10, 64}}), AgentError);
   EXPECT_EQ(registry.size(), 1u);
   // What is offered afterwards is untouched by the empty section that NIXL keeps (1.5.1).
   EXPECT_NO_THROW(Blob::parse(agent.partial_metadata({part(0, 100)})));

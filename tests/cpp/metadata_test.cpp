@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "metadata_encoder.h"
 #include "nixl_connect/error.h"
+#include "wire/metadata_encoder.h"
 
 namespace nixl_connect {
 namespace {

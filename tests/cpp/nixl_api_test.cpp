@@ -1,4 +1,4 @@
-#include "nixl_api.h"
+#include "agent/nixl_api.h"
 
 #include <gtest/gtest.h>
 

@@ -1,8 +1,8 @@
-#include "notification_key.h"
-
 #include <gtest/gtest.h>
 
 #include <set>
+
+#include "wire/notification.h"
 
 namespace nixl_connect {
 namespace {

@@ -1,9 +1,9 @@
-#include "notification_router.h"
+#include "engine/notification_router.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "connection_state.h"
+#include "engine/connection_state.h"
 
 namespace nixl_connect {
 namespace {

@@ -1,4 +1,4 @@
-#include "region_index.h"
+#include "agent/region_index.h"
 
 #include <gtest/gtest.h>
 
@@ -18,7 +18,7 @@ TEST(RegionIndex, FindsExactlyTheOverlapping) {
     std::set<Region> all;
     const std::uint64_t longest = pick(1, 200);
     for (int i = 0; i < 60; ++i) {
-      const Region region{pick(0, 1) == 0 ? capi::kDram : capi::kVram, pick(0, 2), pick(1, 500),
+      const Region region{pick(0, 1) == 0 ? kDram : kVram, pick(0, 2), pick(1, 500),
                           pick(1, longest)};
       index.insert(region, i);
       all.insert(region);
@@ -29,7 +29,7 @@ TEST(RegionIndex, FindsExactlyTheOverlapping) {
     }
     EXPECT_EQ(index.size(), all.size());
     for (int query = 0; query < 50; ++query) {
-      const Region wanted{capi::kDram, pick(0, 2), pick(1, 600), pick(1, 300)};
+      const Region wanted{kDram, pick(0, 2), pick(1, 600), pick(1, 300)};
       std::set<Region> found;
       index.for_each_overlapping(wanted, [&](const auto& entry) { found.insert(entry.first); });
       std::set<Region> expected;
@@ -68,13 +68,13 @@ TEST(RegionIndex, KnowsWhatNixlFinds) {
     RegionIndex<int> index;
     std::set<Region> table;
     for (std::uint64_t i = pick(0, 8); i > 0; --i) {
-      const Region region{capi::kDram, 0, pick(1, 100), pick(1, 100)};
+      const Region region{kDram, 0, pick(1, 100), pick(1, 100)};
       index.insert(region, 0);
       table.insert(region);
     }
     std::vector<Region> wanted;
     for (std::uint64_t i = pick(1, 4); i > 0; --i) {
-      wanted.push_back({capi::kDram, 0, pick(1, 150), pick(1, 30)});
+      wanted.push_back({kDram, 0, pick(1, 150), pick(1, 30)});
     }
     const bool expected = search_like_nixl({table.begin(), table.end()}, wanted);
     found += expected ? 1 : 0;
@@ -88,14 +88,14 @@ TEST(RegionIndex, KnowsWhatNixlFinds) {
 }
 
 TEST(Region, CoversAndOverlaps) {
-  const Region whole{capi::kDram, 0, 100, 50};
-  EXPECT_TRUE(whole.covers({capi::kDram, 0, 100, 50}));
-  EXPECT_TRUE(whole.covers({capi::kDram, 0, 149, 1}));
-  EXPECT_FALSE(whole.covers({capi::kDram, 0, 149, 2}));
-  EXPECT_FALSE(whole.covers({capi::kDram, 1, 100, 1}));
-  EXPECT_FALSE(whole.covers({capi::kVram, 0, 100, 1}));
-  EXPECT_TRUE(whole.overlaps({capi::kDram, 0, 149, 2}));
-  EXPECT_FALSE(whole.overlaps({capi::kDram, 0, 150, 2}));
+  const Region whole{kDram, 0, 100, 50};
+  EXPECT_TRUE(whole.covers({kDram, 0, 100, 50}));
+  EXPECT_TRUE(whole.covers({kDram, 0, 149, 1}));
+  EXPECT_FALSE(whole.covers({kDram, 0, 149, 2}));
+  EXPECT_FALSE(whole.covers({kDram, 1, 100, 1}));
+  EXPECT_FALSE(whole.covers({kVram, 0, 100, 1}));
+  EXPECT_TRUE(whole.overlaps({kDram, 0, 149, 2}));
+  EXPECT_FALSE(whole.overlaps({kDram, 0, 150, 2}));
 }
 
 }  // namespace

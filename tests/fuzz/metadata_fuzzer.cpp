@@ -6,10 +6,10 @@
 #include <cstdlib>
 #include <string>
 
-#include "blob.h"
+#include "agent/peer_table.h"
 #include "nixl_connect/error.h"
 #include "nixl_connect/metadata.h"
-#include "peer_table.h"
+#include "wire/blob.h"
 
 using namespace nixl_connect;
 

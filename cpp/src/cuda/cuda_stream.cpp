@@ -1,7 +1,7 @@
 #include <memory>
 #include <string>
 
-#include "cuda_memory.h"
+#include "cuda/cuda_memory.h"
 #include "nixl_connect/cuda.h"
 #include "nixl_connect/error.h"
 

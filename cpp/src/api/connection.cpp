@@ -1,7 +1,7 @@
 #include "nixl_connect/connection.h"
 
-#include "connection_state.h"
-#include "engine.h"
+#include "engine/connection_state.h"
+#include "engine/engine.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

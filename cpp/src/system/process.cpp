@@ -1,4 +1,4 @@
-#include "process.h"
+#include "system/process.h"
 
 #include <dlfcn.h>
 #include <pthread.h>

@@ -1,65 +1,18 @@
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
-#include <iterator>
 #include <map>
-#include <memory>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "nixl_api.h"
+#include "agent/nixl_api.h"
 #include "nixl_connect/api.h"
-#include "nixl_connect/device.h"
 #include "nixl_connect/metadata.h"
+#include "wire/region.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
-
-/// A piece of memory as NIXL names it: what is registered, offered and loaded.
-struct Region {
-  capi::MemoryType type = capi::kDram;
-  std::uint64_t device = 0;
-  std::uintptr_t address = 0;
-  std::size_t size = 0;
-
-  static Region of(Device device, std::uintptr_t address, std::size_t size);
-
-  std::uintptr_t end() const noexcept { return address + size; }
-  bool same_place(const Region& other) const noexcept {
-    return type == other.type && device == other.device;
-  }
-  bool covers(const Region& other) const noexcept {
-    return same_place(other) && address <= other.address && other.end() <= end();
-  }
-  bool overlaps(const Region& other) const noexcept {
-    return same_place(other) && address < other.end() && other.address < end();
-  }
-
-  friend auto operator<=>(const Region&, const Region&) = default;
-};
-
-/// NIXL's lists are of one memory type each.
-inline bool of_one_type(const std::vector<Region>& regions) {
-  return std::all_of(regions.begin(), regions.end(),
-                     [&](const Region& r) { return r.type == regions.front().type; });
-}
-
-/// Calls `visit` with the regions of each memory type in turn, in their order.
-template <typename Visit>
-void for_each_type(const std::vector<Region>& regions, Visit visit) {
-  if (of_one_type(regions)) {
-    if (!regions.empty()) visit(regions);
-    return;
-  }
-  for (const capi::MemoryType type : {capi::kDram, capi::kVram}) {
-    std::vector<Region> some;
-    std::copy_if(regions.begin(), regions.end(), std::back_inserter(some),
-                 [&](const Region& r) { return r.type == type; });
-    if (!some.empty()) visit(some);
-  }
-}
 
 /// What a failed NIXL call is to the engine: its name, its status, and words.
 class AgentError : public std::runtime_error {

@@ -1,6 +1,7 @@
-#include "agent.h"
+#include "agent/agent.h"
 
 #include <cstdlib>
+#include <memory>
 #include <string_view>
 
 #include "nixl_connect/error.h"
@@ -35,7 +36,7 @@ std::string take_buffer(void* data, std::size_t size) {
 Scoped<capi::RegListHandle> registration_list(const NixlApi& api,
                                               const std::vector<Region>& regions) {
   capi::RegListHandle* list = nullptr;
-  const int type = regions.empty() ? capi::kDram : regions.front().type;
+  const int type = regions.empty() ? kDram : regions.front().type;
   if (const auto status = api.create_reg_dlist(type, &list); status != capi::kSuccess) {
     throw AgentError("create_reg_dlist", status);
   }
@@ -49,7 +50,7 @@ Scoped<capi::RegListHandle> registration_list(const NixlApi& api,
 
 Scoped<capi::XferListHandle> transfer_list(const NixlApi& api, const std::vector<Region>& regions) {
   capi::XferListHandle* list = nullptr;
-  const int type = regions.empty() ? capi::kDram : regions.front().type;
+  const int type = regions.empty() ? kDram : regions.front().type;
   if (const auto status = api.create_xfer_dlist(type, &list); status != capi::kSuccess) {
     throw AgentError("create_xfer_dlist", status);
   }
@@ -62,10 +63,6 @@ Scoped<capi::XferListHandle> transfer_list(const NixlApi& api, const std::vector
 }
 
 }  // namespace
-
-Region Region::of(Device device, std::uintptr_t address, std::size_t size) {
-  return {device.kind == DeviceKind::host ? capi::kDram : capi::kVram, device.id, address, size};
-}
 
 AgentError::AgentError(const char* call, capi::Status status)
     : std::runtime_error(describe(call, status)), status_(status) {}

@@ -1,4 +1,4 @@
-#include "peer_table.h"
+#include "agent/peer_table.h"
 
 #include <algorithm>
 #include <limits>
@@ -18,10 +18,10 @@ Region everywhere(const Region& like) {
 }
 
 bool has_one_key_at_each_place(const RemoteOffer& offer) {
-  std::map<std::pair<capi::MemoryType, std::uint64_t>, std::string_view> keys;
+  std::map<std::pair<MemoryType, std::uint64_t>, std::string_view> keys;
   for (std::size_t i = 0; i < offer.regions.size(); ++i) {
     const Region& region = offer.regions[i];
-    if (region.type != capi::kDram) continue;
+    if (region.type != kDram) continue;
     const auto [it, first] = keys.try_emplace({region.type, region.device}, offer.remote_keys[i]);
     if (!first && it->second != offer.remote_keys[i]) return false;
   }

@@ -1,4 +1,4 @@
-#include "nixl_api.h"
+#include "agent/nixl_api.h"
 
 #include <dlfcn.h>
 
@@ -8,8 +8,8 @@
 #include <memory>
 #include <mutex>
 
-#include "loaded_libraries.h"
 #include "nixl_connect/error.h"
+#include "system/loaded_libraries.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

@@ -1,4 +1,4 @@
-#include "loaded_libraries.h"
+#include "system/loaded_libraries.h"
 
 #include <link.h>
 

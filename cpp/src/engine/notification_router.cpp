@@ -1,8 +1,8 @@
-#include "notification_router.h"
+#include "engine/notification_router.h"
 
 #include <algorithm>
 
-#include "connection_state.h"
+#include "engine/connection_state.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

@@ -12,12 +12,12 @@
 #include <variant>
 #include <vector>
 
-#include "connection_state.h"
-#include "counters.h"
-#include "cuda_memory.h"
+#include "agent/peer_table.h"
+#include "cuda/cuda_memory.h"
+#include "engine/connection_state.h"
+#include "engine/counters.h"
+#include "engine/notification_router.h"
 #include "nixl_connect/connector.h"
-#include "notification_router.h"
-#include "peer_table.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

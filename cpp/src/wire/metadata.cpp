@@ -5,9 +5,9 @@
 #include <array>
 #include <memory>
 
-#include "hex.h"
-#include "metadata_encoder.h"
 #include "nixl_connect/error.h"
+#include "wire/hex.h"
+#include "wire/metadata_encoder.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

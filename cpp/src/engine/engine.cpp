@@ -1,4 +1,4 @@
-#include "engine.h"
+#include "engine/engine.h"
 
 #include <pthread.h>
 #include <sys/prctl.h>
@@ -7,11 +7,11 @@
 #include <csignal>
 #include <cstdio>
 
-#include "cuda_memory.h"
-#include "hex.h"
+#include "cuda/cuda_memory.h"
 #include "nixl_connect/error.h"
-#include "notification_key.h"
-#include "process.h"
+#include "system/process.h"
+#include "wire/hex.h"
+#include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -738,8 +738,8 @@ cuda::Context* EngineLoop::context_to_enter(const ConnectionState& operation) {
 }
 
 cuda::Context* EngineLoop::context_to_enter(const std::vector<Region>& regions) {
-  const auto on_device = std::find_if(regions.begin(), regions.end(),
-                                      [](const Region& r) { return r.type == capi::kVram; });
+  const auto on_device =
+      std::find_if(regions.begin(), regions.end(), [](const Region& r) { return r.type == kVram; });
   if (on_device == regions.end()) return nullptr;
   cuda::Context* const context = cuda_context_of(*on_device);
   if (engine_.cuda_context_ == nullptr) {

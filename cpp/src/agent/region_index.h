@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "agent.h"
 #include "nixl_connect/api.h"
+#include "wire/region.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

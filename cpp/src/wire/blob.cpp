@@ -1,4 +1,4 @@
-#include "blob.h"
+#include "wire/blob.h"
 
 #include <cstring>
 #include <map>
@@ -131,7 +131,7 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
-Blob::Element read_element(Reader& reader, capi::MemoryType type) {
+Blob::Element read_element(Reader& reader, MemoryType type) {
   const std::string_view bytes = reader.field("");
   if (bytes.size() < kElementHeader) reader.reject("element too short");
   std::uint64_t header[3];
@@ -152,7 +152,7 @@ Blob::Section read_section(Reader& reader) {
   if (elements == 0) reader.reject("empty section");
   section.elements.reserve(elements);
   for (std::size_t i = 0; i < elements; ++i) {
-    section.elements.push_back(read_element(reader, static_cast<capi::MemoryType>(type)));
+    section.elements.push_back(read_element(reader, static_cast<MemoryType>(type)));
   }
   return section;
 }
@@ -214,7 +214,7 @@ std::string Blob::join(const Blob& connections, const std::vector<std::string>& 
 
 std::string Blob::make(std::string_view agent, std::string_view backend, std::string_view address,
                        const std::vector<Element>& elements) {
-  std::map<capi::MemoryType, std::vector<const Element*>> by_type;
+  std::map<MemoryType, std::vector<const Element*>> by_type;
   for (const Element& element : elements) by_type[element.region.type].push_back(&element);
 
   Writer writer;

@@ -21,7 +21,6 @@ inline constexpr Status kInvalidState = -3;
 inline constexpr Status kException = -4;
 inline constexpr Status kNotFound = -6;
 
-enum MemoryType : int { kDram = 0, kVram = 1 };
 enum TransferOperation : int { kRead = 0, kWrite = 1 };
 
 struct AgentConfig {

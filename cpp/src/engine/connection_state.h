@@ -10,14 +10,14 @@
 #include <string>
 #include <vector>
 
-#include "agent.h"
-#include "blob.h"
-#include "memory_registry.h"
-#include "metadata_encoder.h"
+#include "agent/agent.h"
+#include "agent/memory_registry.h"
+#include "agent/peer_table.h"
 #include "nixl_connect/connection.h"
 #include "nixl_connect/descriptor.h"
 #include "nixl_connect/fence.h"
-#include "peer_table.h"
+#include "wire/blob.h"
+#include "wire/metadata_encoder.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

@@ -3,9 +3,9 @@
 #include <cstddef>
 #include <vector>
 
-#include "agent.h"
+#include "agent/agent.h"
+#include "agent/region_index.h"
 #include "nixl_connect/api.h"
-#include "region_index.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

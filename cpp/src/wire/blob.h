@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
-#include "agent.h"
 #include "nixl_connect/api.h"
+#include "wire/region.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

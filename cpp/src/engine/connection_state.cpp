@@ -1,8 +1,8 @@
-#include "connection_state.h"
+#include "engine/connection_state.h"
 
 #include <algorithm>
 
-#include "engine.h"
+#include "engine/engine.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

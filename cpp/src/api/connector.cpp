@@ -5,9 +5,9 @@
 #include <future>
 #include <map>
 
-#include "cuda_memory.h"
-#include "engine.h"
-#include "notification_key.h"
+#include "cuda/cuda_memory.h"
+#include "engine/engine.h"
+#include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -51,10 +51,6 @@ void check_local(const std::vector<Descriptor>& local) {
 
 const char* kind_name(OperationKind kind) {
   return kind == OperationKind::read ? "READ" : kind == OperationKind::write ? "WRITE" : "none";
-}
-
-bool all_on_host(const std::vector<Region>& regions) {
-  return of_one_type(regions) && regions.front().type == capi::kDram;
 }
 
 std::size_t bytes_in(const std::vector<Region>& regions) {
@@ -135,7 +131,7 @@ struct Connector::Impl {
       std::vector<Region> local;
       std::size_t bytes = 0;
     };
-    std::map<std::pair<capi::MemoryType, capi::MemoryType>, Pairing> by_types;
+    std::map<std::pair<MemoryType, MemoryType>, Pairing> by_types;
     for (std::size_t i = 0; i < whole.local_regions.size(); ++i) {
       const Region& local = whole.local_regions[i];
       Pairing& pairing = by_types[{local.type, whole.remote.regions[i].type}];

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -12,35 +11,12 @@
 #include <utility>
 #include <vector>
 
-#include "agent.h"
-#include "blob.h"
+#include "agent/agent.h"
+#include "agent/region_index.h"
 #include "nixl_connect/api.h"
-#include "region_index.h"
+#include "wire/blob.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
-
-/// The bytes from `begin` to `end` of the regions, one after the other. Calls `from(index)` for
-/// each region that it takes a part of.
-template <typename From>
-std::vector<Region> cut_regions(const std::vector<Region>& regions, std::size_t begin,
-                                std::size_t end, From from) {
-  std::vector<Region> slice;
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < regions.size() && at < end; at += regions[i++].size) {
-    const Region& region = regions[i];
-    const std::size_t first = std::max(begin, at);
-    const std::size_t last = std::min(end, at + region.size);
-    if (first >= last) continue;
-    slice.push_back({region.type, region.device, region.address + (first - at), last - first});
-    from(i);
-  }
-  return slice;
-}
-
-inline std::vector<Region> cut_regions(const std::vector<Region>& regions, std::size_t begin,
-                                       std::size_t end) {
-  return cut_regions(regions, begin, end, [](std::size_t) {});
-}
 
 /// What one operation needs of a remote agent: each region with the remote key that its
 /// metadata gives for it.
@@ -88,10 +64,10 @@ class Peer {
   bool keys_differ = false;
   /// Whether the region's key is loaded for all addresses at its place.
   bool has_single_key(const Region& region) const noexcept {
-    return !keys_differ && region.type == capi::kDram;
+    return !keys_differ && region.type == kDram;
   }
   /// While they do not: the one key of each memory type and device, loaded for all addresses.
-  std::map<std::pair<capi::MemoryType, std::uint64_t>, std::string> single_keys;
+  std::map<std::pair<MemoryType, std::uint64_t>, std::string> single_keys;
   /// When they do: the key of each region that is loaded.
   RegionIndex<std::string> remote_keys;
   /// The same agent once more, for notifications: an endpoint that has sent one must hear from the

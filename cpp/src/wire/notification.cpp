@@ -1,4 +1,4 @@
-#include "notification_key.h"
+#include "wire/notification.h"
 
 #include <sys/random.h>
 
@@ -6,8 +6,8 @@
 #include <array>
 #include <charconv>
 
-#include "hex.h"
-#include "process.h"
+#include "system/process.h"
+#include "wire/hex.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 

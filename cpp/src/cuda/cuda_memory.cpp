@@ -1,13 +1,13 @@
-#include "cuda_memory.h"
+#include "cuda/cuda_memory.h"
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdlib>
 
-#include "loaded_libraries.h"
 #include "nixl_connect/cuda.h"
 #include "nixl_connect/error.h"
+#include "system/loaded_libraries.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -193,7 +193,7 @@ std::string ucx_advice() {
 }
 
 std::optional<CudaMemory> device_memory_of(const Region& region) {
-  return region.type == capi::kVram ? device_memory_at(region.address) : std::nullopt;
+  return region.type == kVram ? device_memory_at(region.address) : std::nullopt;
 }
 
 /// What there is to say of a kind of memory.

@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "agent.h"
-#include "cuda_driver.h"
+#include "cuda/cuda_driver.h"
 #include "nixl_connect/api.h"
 #include "nixl_connect/descriptor.h"
+#include "wire/region.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
