@@ -8,12 +8,11 @@
 #include <thread>
 
 #include "agent/peer_table.h"
-#include "engine/connection_state.h"
-#include "engine/notification_router.h"
 #include "nixl_connect/nixl_connect.h"
 #include "raw_nixl.h"
 #include "wire/blob.h"
 #include "wire/metadata_encoder.h"
+#include "wire/notification.h"
 
 using namespace nixl_connect;
 
@@ -188,22 +187,13 @@ BENCHMARK(json_read);
 
 // The parts.
 
-void router(benchmark::State& state) {
-  NotificationRouter notifications;
-  std::vector<std::shared_ptr<ConnectionState>> waiting;
-  for (int i = 0; i < state.range(0); ++i) {
-    waiting.push_back(std::make_shared<ConnectionState>());
-    waiting.back()->key = "key " + std::to_string(i);
-    notifications.add(waiting.back());
-  }
-  std::size_t next = 0;
-  for (auto _ : state) {
-    const auto& operation = waiting[next++ % waiting.size()];
-    benchmark::DoNotOptimize(notifications.take(operation->key));
-    notifications.add(operation);
-  }
+void notice_read(benchmark::State& state) {
+  std::vector<std::string> keys;
+  for (int i = 0; i < state.range(0); ++i) keys.push_back(make_notification_key({}));
+  const std::string message = success_notice(keys);
+  for (auto _ : state) benchmark::DoNotOptimize(Notice::read(message));
 }
-BENCHMARK(router)->Arg(1)->Arg(1000)->Arg(100'000);
+BENCHMARK(notice_read)->Arg(1)->Arg(64);
 
 void mailbox_there_and_back(benchmark::State& state) {
   // `stats` asks the engine's thread, and waits for its answer.

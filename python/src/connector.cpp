@@ -149,7 +149,7 @@ void init_connector(nb::module_& m) {
   fields();
 
   nb::class_<Registration>(m, "Registration", "Memory registered by hand.")
-      .def("reset", &Registration::reset, nb::lock_self(), "Deregisters.");
+      .def("reset", nb::overload_cast<>(&Registration::reset), nb::lock_self(), "Deregisters.");
 
   nb::class_<PythonConnector>(m, "Connector", nb::is_weak_referenceable(),
                               "The core's connector: one agent, one thread.")

@@ -259,7 +259,7 @@ class Patience : public Faults {
     int patient = 0;
     EXPECT_TRUE(eventually([&] {
       offers.push_back(offer(source, seconds(5)));
-      return patience_of(offers.back().notification_key()).count() > 0 && ++patient == 40;
+      return notice_delay_of(offers.back().notification_key()).count() > 0 && ++patient == 40;
     }));
   }
 

@@ -76,13 +76,13 @@ TEST_F(PeerTableTest, TheSecondOperationGoesByAnotherWayWhichIsThenForNotices) {
   EXPECT_NE(second, first);
   EXPECT_NE(second->alias, first->alias);
   EXPECT_TRUE(second->reached);
-  EXPECT_EQ(first->for_notices, second);
+  EXPECT_EQ(first->notice_endpoint, second);
   EXPECT_TRUE(peers.knows(blob));
-  EXPECT_FALSE(PeerTable::can_be_told(*first)) << "the other way is not proven";
+  EXPECT_FALSE(PeerTable::has_notice_endpoint(*first)) << "the endpoint for notices is not proven";
   EXPECT_EQ(peers.admit(blob), first);
   peers.succeeded(*second);
-  EXPECT_TRUE(PeerTable::can_be_told(*first));
-  EXPECT_FALSE(PeerTable::can_be_told(*second));
+  EXPECT_TRUE(PeerTable::has_notice_endpoint(*first));
+  EXPECT_FALSE(PeerTable::has_notice_endpoint(*second));
   EXPECT_EQ(peers.admit(blob), first);
   EXPECT_EQ(peers.size(), 1u);
 

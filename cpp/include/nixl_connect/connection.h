@@ -32,7 +32,8 @@ enum class Milestone : std::uint8_t {
 
 class CompletionAwaiter;
 class CoroutineQueue;
-struct ConnectionState;
+class Engine;
+struct Operation;
 
 /// The local side of one operation: descriptors, registrations, key, peer, deadline and
 /// status, apart from every other operation's.
@@ -45,7 +46,7 @@ struct ConnectionState;
 class NIXL_CONNECT_API Connection {
  public:
   /// For the connector, which makes these.
-  explicit Connection(std::shared_ptr<ConnectionState> state) noexcept;
+  Connection(std::shared_ptr<Operation> operation, std::shared_ptr<Engine> engine) noexcept;
   /// What is moved from may be destroyed or assigned to, and nothing else.
   Connection(Connection&&) noexcept;
   /// Swaps: what this handle had lives on in the other.
@@ -104,7 +105,9 @@ class NIXL_CONNECT_API Connection {
   void cancel() const;
 
  private:
-  std::shared_ptr<ConnectionState> state_;
+  /// Null in what was moved from.
+  std::shared_ptr<Operation> operation_;
+  std::shared_ptr<Engine> engine_;
 };
 
 NIXL_CONNECT_NAMESPACE_END

@@ -17,8 +17,6 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-struct HeldRegion;
-
 /// How a connector is set up; each option has a default that suits most.
 struct ConnectorOptions {
   /// The worker's name; the agent's name is made from it and a part that is unique to this
@@ -124,8 +122,6 @@ class NIXL_CONNECT_API Registration {
  public:
   /// Holds nothing.
   Registration() noexcept;
-  /// For the connector, which makes these.
-  explicit Registration(std::shared_ptr<HeldRegion> region) noexcept;
   /// Leaves the other holding nothing.
   Registration(Registration&&) noexcept;
   /// Swaps: what this held lives on in the other.
@@ -134,12 +130,22 @@ class NIXL_CONNECT_API Registration {
   ~Registration();
 
   /// Whether it holds anything.
-  explicit operator bool() const noexcept { return region_ != nullptr; }
-  /// Deregisters, unless done already.
+  explicit operator bool() const noexcept { return leases_ != nullptr; }
+  /// Deregisters, unless that has begun already: after what this thread has asked the connector for
+  /// before, and before what it asks for then. Returns at once; the owner of the memory is kept
+  /// until it has happened.
   void reset() noexcept;
+  /// As `reset`, and pushes `token` to `queue` when the memory is deregistered: memory without an
+  /// owner may be freed or used for something else then. Returns false, and pushes nothing, when
+  /// this holds nothing.
+  bool reset(std::shared_ptr<CompletionQueue> queue, std::uint64_t token) noexcept;
 
  private:
-  std::shared_ptr<HeldRegion> region_;
+  friend class Connector;
+  /// Each lease with the engine that it is of.
+  struct Leases;
+
+  std::unique_ptr<Leases> leases_;
 };
 
 /// Moves memory between this process and others: one NIXL agent, driven by one thread.

@@ -50,8 +50,8 @@ bool clashes_with_single_key(const Peer& peer, const RemoteOffer& offer) {
 
 /// Whether the peer's next operation has it loaded once more, for notices. With RDMA an endpoint
 /// need not hear from the peer, and another one would cost queue pairs.
-bool wants_another_way(const Peer& peer) {
-  return peer.reached && peer.for_notices == nullptr && !peer.keys_differ;
+bool wants_notice_endpoint(const Peer& peer) {
+  return peer.reached && peer.notice_endpoint == nullptr && !peer.keys_differ;
 }
 
 }  // namespace
@@ -128,10 +128,10 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
       } else {
         try {
           peer->used = ++uses_;
-          if (wants_another_way(*peer)) {
-            peer->for_notices = load_afresh(offer, peer->keys_differ);
-            peer->for_notices->reached = true;
-            return peer->for_notices;
+          if (wants_notice_endpoint(*peer)) {
+            peer->notice_endpoint = load_new(offer, peer->keys_differ);
+            peer->notice_endpoint->reached = true;
+            return peer->notice_endpoint;
           }
           if (!missing.empty()) load(*peer, missing);
           return peer;
@@ -151,7 +151,7 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   }
   make_room();
   try {
-    auto peer = load_afresh(offer, keys_differ);
+    auto peer = load_new(offer, keys_differ);
     peer->used = ++uses_;
     current_.emplace(name, peer);
     return peer;
@@ -161,7 +161,7 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   }
 }
 
-std::shared_ptr<Peer> PeerTable::load_afresh(const RemoteOffer& offer, bool keys_differ) {
+std::shared_ptr<Peer> PeerTable::load_new(const RemoteOffer& offer, bool keys_differ) {
   const std::string name(offer.blob->agent());
   auto peer = std::make_shared<Peer>(agent_, name, name + "#" + std::to_string(++loadings_), false);
   peer->address = offer.address;
@@ -175,14 +175,14 @@ std::shared_ptr<Peer> PeerTable::load_afresh(const RemoteOffer& offer, bool keys
 bool PeerTable::knows(const RemoteOffer& offer) const {
   const auto it = current_.find(std::string(offer.blob->agent()));
   return it != current_.end() && it->second->reached && !it->second->broken &&
-         !wants_another_way(*it->second) && it->second->address == offer.address;
+         !wants_notice_endpoint(*it->second) && it->second->address == offer.address;
 }
 
 void PeerTable::failed(const Peer& peer) {
   const auto it = current_.find(peer.name);
   if (it == current_.end()) return;
   const Peer& current = *it->second;
-  if (&current == &peer || current.for_notices.get() == &peer) current_.erase(it);
+  if (&current == &peer || current.notice_endpoint.get() == &peer) current_.erase(it);
 }
 
 void PeerTable::succeeded(Peer& peer) {

@@ -73,7 +73,7 @@ class Peer {
   /// The same agent once more, for notifications: an endpoint that has sent one must hear from the
   /// peer before its next transfer ends, and so this one never sends any. Null until the second
   /// operation, which travels by it; and with RDMA.
-  std::shared_ptr<Peer> for_notices;
+  std::shared_ptr<Peer> notice_endpoint;
   /// Whether a transfer to or from the agent has succeeded; and by this endpoint.
   bool reached = false;
   bool proven = false;
@@ -118,8 +118,8 @@ class PeerTable {
   std::shared_ptr<Peer> admit(const RemoteOffer& offer);
 
   /// Whether notifications can be sent to the peer without its transfers' endpoint.
-  static bool can_be_told(const Peer& peer) noexcept {
-    return peer.for_notices != nullptr && peer.for_notices->proven;
+  static bool has_notice_endpoint(const Peer& peer) noexcept {
+    return peer.notice_endpoint != nullptr && peer.notice_endpoint->proven;
   }
 
   /// Whether to admit the offer is quick: its peer is loaded and has been reached, by both ways.
@@ -143,7 +143,7 @@ class PeerTable {
   void note_failure(const std::string& name, std::string_view address);
   bool fits(const Peer& peer, const RemoteOffer& offer, std::vector<Blob::Element>& missing) const;
   void load(Peer& peer, const std::vector<Blob::Element>& elements);
-  std::shared_ptr<Peer> load_afresh(const RemoteOffer& offer, bool keys_differ);
+  std::shared_ptr<Peer> load_new(const RemoteOffer& offer, bool keys_differ);
   void make_room();
 
   Agent& agent_;

@@ -1,12 +1,13 @@
 #include "nixl_connect/connector.h"
 
-#include <algorithm>
 #include <atomic>
 #include <future>
-#include <map>
+#include <utility>
 
+#include "api/registration_leases.h"
 #include "cuda/cuda_memory.h"
-#include "engine/engine.h"
+#include "engine/engine_loop.h"
+#include "engine/parts.h"
 #include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -15,11 +16,7 @@ namespace {
 
 /// More regions than this are not a small operation.
 constexpr std::size_t kFewRegions = 16;
-/// From so many bytes on an operation is for the copiers, in parts of at least that.
-constexpr std::size_t kLarge = std::size_t{1} << 20;
 constexpr std::size_t kMostEngines = 64;
-/// What is left to an operation itself when the rest has been shared out.
-constexpr std::size_t kTail = 4096;
 
 std::string at(const char* argument, std::size_t index) {
   return std::string(argument) + "[" + std::to_string(index) + "]";
@@ -51,12 +48,6 @@ void check_local(const std::vector<Descriptor>& local) {
 
 const char* kind_name(OperationKind kind) {
   return kind == OperationKind::read ? "READ" : kind == OperationKind::write ? "WRITE" : "none";
-}
-
-std::size_t bytes_in(const std::vector<Region>& regions) {
-  std::size_t bytes = 0;
-  for (const Region& region : regions) bytes += region.size;
-  return bytes;
 }
 
 /// The remote's regions, as far as they can be checked by themselves.
@@ -95,115 +86,71 @@ std::optional<std::chrono::nanoseconds> effective_timeout(
 }  // namespace
 
 struct Connector::Impl {
+  explicit Impl(ConnectorOptions options)
+      : name(std::make_shared<const std::string>(options.name)) {
+    for (std::size_t i = 1; i < options.engines; ++i) {
+      copiers.push_back(std::make_shared<Engine>(options, name));
+    }
+    ports.assign(copiers.begin(), copiers.end());
+    engine = std::make_shared<Engine>(std::move(options), name);
+  }
+
+  const std::shared_ptr<const std::string> name;
   /// Has all small operations, and what large ones send to their peers.
   std::shared_ptr<Engine> engine;
   /// Share the large operations on host memory; may be none.
   std::vector<std::shared_ptr<Engine>> copiers;
+  std::vector<std::shared_ptr<EnginePort>> ports;
   std::atomic<std::uint64_t> connections{0};
   std::atomic<std::size_t> next_copier{0};
 
-  bool for_copiers(const ConnectionState& state) const {
-    return !copiers.empty() && state.bytes >= kLarge && !state.on_device &&
-           (state.passive || all_on_host(state.remote.regions));
+  bool is_for_copiers(const Request& request) const {
+    return !copiers.empty() && request.bytes >= kLargeOperation && !request.on_device;
   }
 
-  static void add_part(ConnectionState& whole, std::shared_ptr<Engine> its_engine,
-                       std::vector<Region> local_regions, RemoteOffer remote) {
-    auto part = std::make_shared<ConnectionState>();
-    part->engine = std::move(its_engine);
-    part->number = whole.number;
-    part->kind = whole.kind;
-    part->remote_name = whole.remote_name;
-    part->began = whole.began;
-    part->local = whole.local;
-    part->local_regions = std::move(local_regions);
-    part->on_device = whole.on_device;
-    part->remote = std::move(remote);
-    whole.parts.push_back(std::move(part));
-  }
-
-  /// One of NIXL's transfers is from one type of memory to one other. Of a list with several such
-  /// pairings each becomes a part, but for the one with the fewest bytes, which the whole is left.
-  static void split_by_type(ConnectionState& whole) {
-    if (of_one_type(whole.local_regions) && of_one_type(whole.remote.regions)) return;
-    struct Pairing {
-      std::vector<std::size_t> indices;
-      std::vector<Region> local;
-      std::size_t bytes = 0;
-    };
-    std::map<std::pair<MemoryType, MemoryType>, Pairing> by_types;
-    for (std::size_t i = 0; i < whole.local_regions.size(); ++i) {
-      const Region& local = whole.local_regions[i];
-      Pairing& pairing = by_types[{local.type, whole.remote.regions[i].type}];
-      pairing.indices.push_back(i);
-      pairing.local.push_back(local);
-      pairing.bytes += local.size;
-    }
-    const auto least = std::min_element(
-        by_types.begin(), by_types.end(),
-        [](const auto& a, const auto& b) { return a.second.bytes < b.second.bytes; });
-    for (auto& entry : by_types) {
-      Pairing& pairing = entry.second;
-      if (&entry == &*least) continue;
-      add_part(whole, whole.engine, std::move(pairing.local), whole.remote.pick(pairing.indices));
-    }
-    whole.remote = whole.remote.pick(least->second.indices);
-    whole.local_regions = std::move(least->second.local);
-  }
-
-  /// Leaves the whole its last bytes, and shares the others out.
-  void share_out(const std::shared_ptr<ConnectionState>& whole) {
-    const std::size_t bytes = whole->bytes;
-    const std::size_t shared = bytes - kTail;
-    const std::size_t count = std::min(copiers.size(), bytes / kLarge);
-    const std::size_t first = next_copier++;
-    const auto boundary = [&](std::size_t part) {
-      return part == count ? shared : shared / count * part / kTail * kTail;
-    };
-    for (std::size_t i = 0; i < count; ++i) {
-      add_part(*whole, copiers[(first + i) % copiers.size()],
-               cut_regions(whole->local_regions, boundary(i), boundary(i + 1)),
-               whole->remote.cut(boundary(i), boundary(i + 1)));
-    }
-    whole->local_regions = cut_regions(whole->local_regions, shared, bytes);
-    whole->remote = whole->remote.cut(shared, bytes);
-  }
-
-  std::shared_ptr<ConnectionState> make_state(OperationKind kind, std::vector<Descriptor> local,
-                                              std::optional<std::chrono::nanoseconds> timeout,
-                                              std::vector<Fence> after) {
+  Request make_request(OperationKind kind, const std::vector<Descriptor>& local,
+                       std::optional<std::chrono::nanoseconds> timeout) {
     check_local(local);
-    auto state = std::make_shared<ConnectionState>();
-    state->engine = engine;
-    state->number = ++connections;
-    state->kind = kind;
-    state->time_limit = effective_timeout(engine->options(), timeout);
-    state->began = Clock::now();
-    state->local_regions.reserve(local.size());
+    Request request;
+    request.connector = name;
+    request.number = ++connections;
+    request.kind = kind;
+    request.time_limit = effective_timeout(engine->options(), timeout);
+    request.began = Clock::now();
     for (const Descriptor& d : local) {
-      state->local_regions.push_back(Region::of(d.device, d.address, d.size));
+      request.bytes += d.size;
+      request.on_device |= d.device.kind != DeviceKind::host;
     }
-    state->bytes = bytes_in(state->local_regions);
-    state->on_device = !all_on_host(state->local_regions);
-    state->small = local.size() <= kFewRegions && !state->on_device &&
-                   state->bytes <= engine->options().inline_limit;
+    request.small = local.size() <= kFewRegions && !request.on_device &&
+                    request.bytes <= engine->options().inline_limit;
+    return request;
+  }
+
+  static OperationPtr make_operation(Request request, std::vector<Descriptor> local,
+                                     std::vector<Fence> after) {
+    auto operation = std::make_shared<Operation>(std::move(request));
+    Flight& flight = operation->flight;
+    flight.local_regions.reserve(local.size());
+    for (const Descriptor& d : local) {
+      flight.local_regions.push_back(Region::of(d.device, d.address, d.size));
+    }
     std::erase_if(after, [](const Fence& fence) { return fence == nullptr; });
-    state->after = std::move(after);
-    state->local = std::move(local);
-    return state;
+    flight.fences = std::move(after);
+    flight.local = std::move(local);
+    return operation;
   }
 
   Connection offer(OperationKind kind, std::vector<Descriptor> local,
                    std::optional<std::chrono::nanoseconds> timeout, std::vector<Fence> after) {
-    auto state = make_state(kind, std::move(local), timeout, std::move(after));
-    state->passive = true;
-    state->key = make_notification_key(engine->patience());
-    for (const Descriptor& d : state->local) {
-      state->offered.push_back({d.address, d.size, d.device});
-    }
-    if (for_copiers(*state)) state->engine = copiers[next_copier++ % copiers.size()];
-    state->engine->attend(state);
-    return Connection(std::move(state));
+    Request request = make_request(kind, local, timeout);
+    request.passive = true;
+    request.key = make_notification_key(engine->notice_delay());
+    request.offered.reserve(local.size());
+    for (const Descriptor& d : local) request.offered.push_back({d.address, d.size, d.device});
+    auto its_engine = is_for_copiers(request) ? copiers[next_copier++ % copiers.size()] : engine;
+    auto operation = make_operation(std::move(request), std::move(local), std::move(after));
+    its_engine->submit(operation);
+    return {std::move(operation), std::move(its_engine)};
   }
 
   Connection begin(OperationKind kind, const RdmaMetadata& remote, std::vector<Descriptor> local,
@@ -221,20 +168,24 @@ struct Connector::Impl {
                   "local_descriptors: expected " + std::to_string(remote.descriptors.size()) +
                       " descriptors, as many as the remote's, got " + std::to_string(local.size()));
     }
-    auto state = make_state(kind, std::move(local), timeout, std::move(after));
-    state->remote = RemoteOffer::resolve(Blob::parse(decode_nixl_metadata(remote.nixl_metadata)),
-                                         engine->options().backend, remote_regions(remote));
-    check_sizes(state->remote.regions, state->local);
-    state->remote_name = state->remote.blob->agent();
-    state->key = remote.notification_key;
-    state->small = state->small && all_on_host(state->remote.regions);
-    if (for_copiers(*state)) {
-      share_out(state);
+    auto its_engine = engine;
+    Request request = make_request(kind, local, timeout);
+    auto offer = RemoteOffer::resolve(Blob::parse(decode_nixl_metadata(remote.nixl_metadata)),
+                                      its_engine->options().backend, remote_regions(remote));
+    check_sizes(offer.regions, local);
+    const bool to_host = all_on_host(offer.regions);
+    request.remote_name = offer.blob->agent();
+    request.key = remote.notification_key;
+    request.small = request.small && to_host;
+    auto operation = make_operation(std::move(request), std::move(local), std::move(after));
+    operation->flight.remote = std::move(offer);
+    if (to_host && is_for_copiers(operation->request)) {
+      cut_for_engines(*operation, ports, next_copier++);
     } else {
-      split_by_type(*state);
+      cut_by_type(*operation, its_engine);
     }
-    engine->attend(state);
-    return Connection(std::move(state));
+    its_engine->submit(operation);
+    return {std::move(operation), std::move(its_engine)};
   }
 
   /// Has an engine's thread do something, and waits for its result.
@@ -251,12 +202,17 @@ struct Connector::Impl {
         promise->set_exception(std::make_exception_ptr(Error(ErrorCode::backend, error.what())));
       }
     });
-    if (!accepted) throw Error(ErrorCode::closed, "the connector is closed");
-    return result.get();
+    promise.reset();
+    try {
+      if (accepted) return result.get();
+    } catch (const std::future_error&) {
+      // The engine has failed before it came to this.
+    }
+    throw Error(ErrorCode::closed, "the connector is closed");
   }
 };
 
-Connector::Connector(ConnectorOptions options) : impl_(std::make_unique<Impl>()) {
+Connector::Connector(ConnectorOptions options) {
   if (options.name.empty() || options.name.find('\0') != std::string::npos) {
     throw Error(ErrorCode::invalid_argument, "name: expected text, got none");
   }
@@ -265,23 +221,14 @@ Connector::Connector(ConnectorOptions options) : impl_(std::make_unique<Impl>())
                                                  std::to_string(kMostEngines) + ", got " +
                                                  std::to_string(options.engines));
   }
-  for (std::size_t i = 1; i < options.engines; ++i) {
-    impl_->copiers.push_back(std::make_shared<Engine>(options));
-  }
-  impl_->engine = std::make_shared<Engine>(std::move(options));
+  impl_ = std::make_unique<Impl>(std::move(options));
 }
 
-Connector::~Connector() {
-  close();
-  for (auto& copier : impl_->copiers) {
-    if (copier->in_forked_child()) leak(std::move(copier));
-  }
-  if (impl_->engine->in_forked_child()) leak(std::move(impl_->engine));
-}
+Connector::~Connector() { close(); }
 
-const std::string& Connector::name() const noexcept { return impl_->engine->connector_name(); }
+const std::string& Connector::name() const noexcept { return *impl_->name; }
 
-std::string Connector::nixl_library() const { return impl_->engine->nixl_library(); }
+std::string Connector::nixl_library() const { return impl_->engine->startup().nixl_library(); }
 
 void Connector::start() {
   impl_->engine->start();
@@ -289,10 +236,10 @@ void Connector::start() {
 }
 
 bool Connector::notify_started(std::shared_ptr<CompletionQueue> queue, std::uint64_t token) {
-  return impl_->engine->notify_started(std::move(queue), token);
+  return impl_->engine->startup().notify(std::move(queue), token);
 }
 
-bool Connector::check_started() const { return impl_->engine->check_started(); }
+bool Connector::check_started() const { return impl_->engine->startup().check(); }
 
 void Connector::wait_started() { impl_->engine->wait_started(); }
 
@@ -325,13 +272,14 @@ bool Connector::progress() { return impl_->engine->progress(); }
 Registration Connector::register_memory(const Descriptor& descriptor) {
   check_local({descriptor});
   const Region region = Region::of(descriptor.device, descriptor.address, descriptor.size);
-  const auto acquire = [region](EngineLoop& loop) { return loop.hold({region}); };
-  auto held = std::make_shared<HeldRegion>();
-  held->owner = descriptor.owner;
-  Registration registration(held);
-  held->leases.emplace_back(impl_->engine, Impl::ask(impl_->engine, acquire));
+  const auto acquire = [region](EngineLoop& loop) { return loop.acquire({region}); };
+  Registration registration;
+  registration.leases_ = std::make_unique<Registration::Leases>();
+  auto& leases = *registration.leases_;
+  leases.region = std::make_shared<HeldRegion>(descriptor.owner);
+  leases.of_engines.emplace_back(impl_->engine, Impl::ask(impl_->engine, acquire));
   for (const auto& copier : impl_->copiers) {
-    held->leases.emplace_back(copier, Impl::ask(copier, acquire));
+    leases.of_engines.emplace_back(copier, Impl::ask(copier, acquire));
   }
   return registration;
 }
@@ -356,33 +304,6 @@ void Connector::close() noexcept {
   impl_->engine->close();
 }
 
-bool Connector::closed() const noexcept { return impl_->engine->closed(); }
-
-Registration::Registration() noexcept = default;
-Registration::Registration(std::shared_ptr<HeldRegion> region) noexcept
-    : region_(std::move(region)) {}
-Registration::Registration(Registration&&) noexcept = default;
-
-Registration& Registration::operator=(Registration&& other) noexcept {
-  std::swap(region_, other.region_);
-  return *this;
-}
-
-Registration::~Registration() { reset(); }
-
-void Registration::reset() noexcept {
-  if (region_ == nullptr) return;
-  try {
-    // The owner goes with the last task, after the deregistration.
-    for (auto& [engine, held] : region_->leases) {
-      engine->run([region = region_, lease = std::move(held)](EngineLoop& loop) {
-        loop.registry().release(lease);
-      });
-    }
-  } catch (const std::exception&) {
-    // Out of memory: the region stays registered until the connector closes.
-  }
-  region_.reset();
-}
+bool Connector::closed() const noexcept { return impl_->engine->startup().closed(); }
 
 NIXL_CONNECT_NAMESPACE_END

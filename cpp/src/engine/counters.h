@@ -47,7 +47,7 @@ struct OperationCounters {
   }
 };
 
-/// `ConnectorStats` in the making, of one engine. Written by whoever has its turn.
+/// `ConnectorStats` in the making, of one engine. Written by whoever has its agent lock.
 struct EngineCounters {
   OperationCounters readable;
   OperationCounters writable;
@@ -62,7 +62,6 @@ struct EngineCounters {
   Counter notifications_unknown;
   Counter notifications_sent;
   Counter notifications_refused;
-  Counter wakeups;
 
   OperationCounters& of(OperationKind kind, bool passive) noexcept {
     if (kind == OperationKind::read) return passive ? readable : read;
@@ -83,7 +82,6 @@ struct EngineCounters {
     stats.notifications_unknown += notifications_unknown.value();
     stats.notifications_sent += notifications_sent.value();
     stats.notifications_refused += notifications_refused.value();
-    stats.wakeups += wakeups.value();
   }
 };
 

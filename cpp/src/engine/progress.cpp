@@ -1,36 +1,34 @@
-#include "engine/connection_state.h"
+#include "engine/progress.h"
 
 #include <algorithm>
 
-#include "engine/engine.h"
+#include "engine/clock.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-std::optional<Failure> ConnectionState::failure() const {
+std::optional<Failure> Progress::failure() const {
   const std::lock_guard lock(mutex_);
   return failure_;
 }
 
-std::string ConnectionState::name() const {
-  return engine->connector_name() + "-" + std::to_string(number);
+bool Progress::take_metadata() {
+  const std::lock_guard lock(mutex_);
+  metadata_taken_ = true;
+  return !ended();
 }
 
-std::string ConnectionState::describe() const {
-  const bool reads = kind == OperationKind::read;
-  if (passive) {
-    return std::string(reads ? "readable" : "writable") + " operation '" + name() + "'";
-  }
-  return std::string(reads ? "read from '" : "write to '") + remote_name + "' ('" + name() + "')";
+bool Progress::metadata_taken() const {
+  const std::lock_guard lock(mutex_);
+  return metadata_taken_;
 }
 
-std::string ConnectionState::nixl_metadata(MetadataEncoding encoding) const {
+std::string Progress::nixl_metadata(MetadataEncoding encoding) const {
   const std::lock_guard lock(mutex_);
   return encoding == MetadataEncoding::base64 ? encoder_->encode(nixl_blob_)
                                               : encode_nixl_metadata(nixl_blob_, encoding);
 }
 
-void ConnectionState::make_ready(std::string nixl_blob,
-                                 std::shared_ptr<const MetadataEncoder> encoder) {
+void Progress::make_ready(std::string nixl_blob, std::shared_ptr<const MetadataEncoder> encoder) {
   {
     const std::lock_guard lock(mutex_);
     nixl_blob_ = std::move(nixl_blob);
@@ -39,7 +37,7 @@ void ConnectionState::make_ready(std::string nixl_blob,
   pass(Milestone::ready);
 }
 
-void ConnectionState::make_in_progress() {
+void Progress::make_in_progress() {
   {
     const std::lock_guard lock(mutex_);
     if (status() == OperationStatus::initialized) {
@@ -49,7 +47,7 @@ void ConnectionState::make_in_progress() {
   pass(Milestone::ready);
 }
 
-bool ConnectionState::finish(OperationStatus status, std::optional<Failure> failure) {
+bool Progress::finish(OperationStatus status, std::optional<Failure> failure) {
   {
     const std::lock_guard lock(mutex_);
     if (ended()) return false;
@@ -60,20 +58,9 @@ bool ConnectionState::finish(OperationStatus status, std::optional<Failure> fail
   return true;
 }
 
-void ConnectionState::detach() {
-  lease.clear();
-  remote = {};
-  peer.reset();
-  phase = Phase::released;
-}
+void Progress::release() { pass(Milestone::released); }
 
-void ConnectionState::let_go() {
-  local.clear();
-  after.clear();
-  pass(Milestone::released);
-}
-
-void ConnectionState::pass(Milestone milestone) {
+void Progress::pass(Milestone milestone) {
   std::vector<Watcher> due;
   {
     const std::lock_guard lock(mutex_);
@@ -88,7 +75,7 @@ void ConnectionState::pass(Milestone milestone) {
   for (const Watcher& w : due) w.queue->push(w.token);
 }
 
-bool ConnectionState::wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout) {
+bool Progress::wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout) {
   std::unique_lock lock(mutex_);
   const auto there = [&] { return reached(milestone); };
   if (!timeout) {
@@ -98,15 +85,15 @@ bool ConnectionState::wait(Milestone milestone, std::optional<std::chrono::nanos
   return changed_.wait_for(lock, std::min(*timeout, kLongestWait), there);
 }
 
-bool ConnectionState::notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue,
-                             std::uint64_t token) {
+bool Progress::notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue,
+                      std::uint64_t token) {
   const std::lock_guard lock(mutex_);
   if (reached(milestone)) return false;
   watchers_.push_back({milestone, std::move(queue), token});
   return true;
 }
 
-void ConnectionState::forget(const CompletionQueue& queue, std::uint64_t token) {
+void Progress::forget(const CompletionQueue& queue, std::uint64_t token) {
   const std::lock_guard lock(mutex_);
   std::erase_if(watchers_,
                 [&](const Watcher& w) { return w.queue.get() == &queue && w.token == token; });

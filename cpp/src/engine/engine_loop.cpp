@@ -1,0 +1,394 @@
+#include "engine/engine_loop.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "nixl_connect/error.h"
+#include "wire/hex.h"
+#include "wire/notification.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+std::string unique_suffix() {
+  std::uint64_t bits = 0;
+  if (::getrandom(&bits, sizeof bits, 0) != sizeof bits) {
+    bits = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
+  }
+  return to_hex({reinterpret_cast<const char*>(&bits), sizeof bits});
+}
+
+Failure closed_failure(const Operation& operation) {
+  return {ErrorCode::closed, operation.request.describe() + ": the connector was closed"};
+}
+
+}  // namespace
+
+EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<EnginePort> home)
+    : state_(state),
+      home_(std::move(home)),
+      agent_(api, state.options.name + "-" + unique_suffix(), state.options.backend,
+             state.options.backend_parameters, state.options.progress_thread),
+      registry_(agent_),
+      peers_(agent_, state.options.backend, state.options.max_peer_regions,
+             state.options.max_peers),
+      outbox_(agent_, peers_, state.counters),
+      offers_(agent_, registry_),
+      transfers_(agent_, registry_, peers_),
+      pacer_(state.options.spin, state.options.max_pause, Clock::now()),
+      settler_({state.counters, registry_, peers_, outbox_, offers_, deadlines_, pacer_}) {}
+
+std::vector<OperationPtr> EngineLoop::run() {
+  Wait wait{Clock::now(), Wait::Mode::none};
+  Clock::time_point grace_ends = Clock::time_point::max();
+  while (true) {
+    const bool closed = state_.mailbox.wait(wait);
+    {
+      const AgentLock::Guard guard(state_.agent_lock);
+      bool worked = round();
+      if (closed && !closing_) {
+        closing_ = true;
+        grace_ends = Clock::now() + state_.options.close_grace;
+        close_operations();
+        worked = true;
+      }
+      const auto now = Clock::now();
+      if (closing_) {
+        outbox_.flush(now);
+        const bool at_rest = transfers_.in_flight().empty() && parts_.empty() && outbox_.empty() &&
+                             now >= outbox_.poll_until();
+        if (at_rest || now >= grace_ends) return drop_transfers();
+      }
+      if (worked) pacer_.worked(now);
+      const Load present = load(now);
+      state_.notice_delay.store(pacer_.notice_delay(present), std::memory_order_relaxed);
+      wait = pacer_.next(present, now);
+      state_.mailbox.announce(wait.mode);
+    }
+    // Whoever waits for a processor, or for the agent lock, goes first.
+    if (wait.mode == Wait::Mode::none) std::this_thread::yield();
+  }
+}
+
+bool EngineLoop::round() {
+  state_.mailbox.take(work_.commands);
+  bool worked = !work_.commands.empty();
+  for (Command& command : work_.commands) execute(command);
+  work_.commands.clear();
+  const auto now = Clock::now();
+  if (pacer_.polled_enough(load(now), now)) {
+    outbox_.send_due(now);
+  } else {
+    worked |= poll();
+  }
+  worked |= expire_deadlines();
+  settler_.give_back(state_.agent_lock);
+  return worked;
+}
+
+void EngineLoop::execute(Command& command) {
+  if (const auto* operation = std::get_if<Submission>(&command)) {
+    advance(*operation);
+  } else if (auto* part = std::get_if<PartEnded>(&command)) {
+    part_ended(part->whole, std::move(part->failure));
+  } else if (auto* deregistration = std::get_if<Deregistration>(&command)) {
+    registry_.release(deregistration->lease);
+    state_.agent_lock.release_later(std::move(deregistration->region));
+  } else {
+    std::get<Task>(command)(*this);
+  }
+}
+
+bool EngineLoop::submit_if_quick(const OperationPtr& operation) {
+  const auto began = Clock::now();
+  const Request& request = operation->request;
+  if (!request.small || operation->flight.phase != Phase::fresh ||
+      !pacer_.may_begin_inline(began) ||
+      // To post is to poll, which can take as long as large data stream in.
+      (!request.passive && !(polls_are_quick() && peers_.knows(operation->flight.remote)))) {
+    return false;
+  }
+  advance(operation);
+  const auto now = Clock::now();
+  pacer_.began_inline(began, now);
+  const Load present = load(now);
+  state_.notice_delay.store(pacer_.notice_delay(present), std::memory_order_relaxed);
+  // Who drives the engine polls soon anyway.
+  if (present.large == 0 && !pacer_.is_driven_externally(now)) {
+    if (pacer_.may_poll_inline(present, now)) {
+      poll(Pacer::inline_poll_ends(now));
+    } else if (transfers_.in_flight().is_only(*operation) && pacer_.may_watch(present)) {
+      watch(Pacer::watch_ends(now));
+    }
+  }
+  settler_.give_back(state_.agent_lock);
+  return true;
+}
+
+void EngineLoop::advance(const OperationPtr& operation) {
+  Flight& flight = operation->flight;
+  try {
+    switch (flight.phase) {
+      case Phase::fresh:
+        if (operation->request.time_limit && !operation->progress.ended() && !flight.deadline) {
+          deadlines_.set(operation, operation->request.began + *operation->request.time_limit);
+        }
+        if (Fences::passed(*operation)) {
+          begin(operation);
+        } else {
+          fences_.add(operation);
+        }
+        break;
+      case Phase::offered:
+        if (operation->progress.ended()) withdraw(operation);
+        break;
+      case Phase::split:
+        if (operation->progress.ended()) Parts::cancel(*operation);
+        break;
+      case Phase::fenced:     // The next poll of the fences sees what has become of it,
+      case Phase::lingering:  // or a peer may still use the memory,
+      case Phase::in_flight:  // or NIXL does,
+      case Phase::settled:    // or nothing is left to do.
+        break;
+    }
+  } catch (const std::exception& error) {
+    // Out of memory, most likely; what else can go wrong is handled where it does.
+    settle(operation, Outcome::failed({ErrorCode::backend,
+                                       operation->request.describe() + ": " + error.what()}));
+  }
+}
+
+void EngineLoop::begin(const OperationPtr& operation) {
+  if (!operation->flight.parts.empty()) {
+    if (!closing_) {
+      send_parts(operation);
+      return;
+    }
+    // The other engines are closed already.
+    Settler::fail(*operation, closed_failure(*operation));
+    operation->flight.parts.clear();
+  }
+  const bool on_device = operation->request.on_device;
+  const CudaContext context(
+      on_device ? state_.agent_lock.context_to_enter(operation->flight.local_regions) : nullptr);
+  if (!operation->request.passive) {
+    if (auto outcome = transfers_.begin(operation)) settle(operation, std::move(*outcome));
+  } else if (operation->progress.ended()) {
+    settle(operation);
+  } else {
+    offer(operation);
+  }
+}
+
+void EngineLoop::offer(const OperationPtr& operation) {
+  try {
+    offers_.open(operation);
+  } catch (const AgentError& error) {
+    settle(operation,
+           Outcome::failed({ErrorCode::backend,
+                            operation->request.describe() +
+                                ": the memory could not be registered: " + error.what() +
+                                cuda_registration_advice(operation->flight.local_regions)}));
+  }
+}
+
+void EngineLoop::withdraw(const OperationPtr& operation) {
+  const auto linger = state_.options.linger;
+  if (!offers_.must_linger(*operation, closing_ || linger.count() > 0)) {
+    settle(operation);
+  } else if (closing_) {
+    // The agent's end is the end of it.
+    deadlines_.remove(*operation);
+  } else {
+    deadlines_.set(operation, Clock::now() + linger);
+  }
+}
+
+void EngineLoop::send_parts(const OperationPtr& operation) {
+  for (const OperationPtr& part : parts_.send(operation, home_)) {
+    settler_.drop(part);
+    part_ended(operation, part->progress.failure());
+  }
+}
+
+void EngineLoop::part_ended(const OperationPtr& whole, std::optional<Failure> failure) {
+  if (parts_.ended(whole, std::move(failure))) advance(whole);
+}
+
+bool EngineLoop::poll(Clock::time_point until) {
+  bool worked = poll_fences(until);
+  const auto began = Clock::now();
+  transfers_.poll(until, work_.events);
+  worked |= settle_events();
+  outbox_.send_due(began);
+  worked |= poll_notifications(until);
+  const auto now = Clock::now();
+  pacer_.polled(now);
+  settler_.give_back(state_.agent_lock);
+  return worked || Pacer::was_long(began, now);
+}
+
+bool EngineLoop::poll_fences(Clock::time_point until) {
+  if (fences_.empty()) return false;
+  fences_.poll(until, work_.operations);
+  for (const OperationPtr& operation : work_.operations) advance(operation);
+  const bool worked = !work_.operations.empty();
+  work_.operations.clear();
+  return worked;
+}
+
+bool EngineLoop::poll_notifications(Clock::time_point until) {
+  auto& messages = work_.messages;
+  try {
+    agent_.take_notifications(messages);
+  } catch (const AgentError&) {
+    // Another poll will tell; the operations have their deadlines.
+  }
+  if (messages.empty()) return false;
+  std::size_t taken = 0;
+  for (const auto& [sender, message] : messages) {
+    if (taken > 0 && Clock::now() >= until) break;
+    ++taken;
+    offers_.take(sender, message, work_.events);
+    settle_events();
+  }
+  messages.erase(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(taken));
+  return true;
+}
+
+void EngineLoop::watch(Clock::time_point until) {
+  bool completed = false;
+  while (true) {
+    transfers_.poll_only(work_.events);
+    completed = settle_events();
+    if (completed || Clock::now() >= until) break;
+    // The peer's engine may want this very processor.
+    std::this_thread::yield();
+  }
+  pacer_.watched(completed);
+}
+
+bool EngineLoop::settle_events() {
+  for (auto& [operation, outcome] : work_.events) settle(operation, std::move(outcome));
+  const bool any = !work_.events.empty();
+  work_.events.clear();
+  return any;
+}
+
+bool EngineLoop::expire_deadlines() {
+  if (deadlines_.empty()) return false;
+  const auto now = Clock::now();
+  if (deadlines_.next() > now) return false;
+  deadlines_.take_due(now, work_.operations);
+  for (const OperationPtr& operation : work_.operations) {
+    const Flight& flight = operation->flight;
+    if (flight.phase == Phase::lingering) {
+      settle(operation);
+      continue;
+    }
+    const std::string advice =
+        flight.phase == Phase::in_flight ? cuda_memory_advice(flight.local_regions) : "";
+    const char* was = flight.phase == Phase::fenced ? "the work that it waits for is not done"
+                      : operation->request.passive  ? "no peer has completed it"
+                                                    : "the transfer has not ended";
+    Settler::fail(*operation,
+                  {ErrorCode::timed_out, operation->request.describe() + ": the deadline of " +
+                                             in_seconds(*operation->request.time_limit) +
+                                             " passed, and " + was + advice});
+    advance(operation);
+  }
+  work_.operations.clear();
+  return true;
+}
+
+MemoryRegistry::Lease EngineLoop::acquire(const std::vector<Region>& regions) {
+  const CudaContext context(state_.agent_lock.context_to_enter(regions));
+  return registry_.acquire(regions);
+}
+
+Load EngineLoop::load(Clock::time_point now) const noexcept {
+  return {offers_.size() + transfers_.in_flight().size(), large(), pending(now),
+          state_.polling_waiters.load(std::memory_order_relaxed) > 0,
+          std::min(deadlines_.next(), outbox_.due())};
+}
+
+bool EngineLoop::pending(Clock::time_point now) const noexcept {
+  return !offers_.empty() || !transfers_.in_flight().empty() || !fences_.empty() ||
+         !outbox_.empty() || now < outbox_.poll_until();
+}
+
+void EngineLoop::settle(const OperationPtr& operation, Outcome outcome) {
+  settler_.settle(operation, std::move(outcome));
+  Flight::Whole& whole = operation->flight.whole;
+  if (whole.operation != nullptr && whole.engine == nullptr) {
+    part_ended(std::exchange(whole, {}).operation, operation->progress.failure());
+  }
+}
+
+std::vector<OperationPtr> EngineLoop::open_operations() const {
+  std::vector<OperationPtr> open;
+  const auto add = [&](const OperationPtr& operation) {
+    if (operation->flight.phase != Phase::settled) open.push_back(operation);
+  };
+  offers_.for_each(add);
+  fences_.for_each(add);
+  parts_.for_each(add);
+  transfers_.in_flight().for_each(add);
+  for (const Command& command : work_.commands) {
+    if (const auto* operation = std::get_if<Submission>(&command)) add(*operation);
+  }
+  for (const Event& event : work_.events) {
+    if (event.operation != nullptr) add(event.operation);
+  }
+  for (const OperationPtr& operation : work_.operations) add(operation);
+  return open;
+}
+
+void EngineLoop::close_operations() {
+  for (const OperationPtr& operation : open_operations()) {
+    Settler::fail(*operation, closed_failure(*operation));
+    advance(operation);
+  }
+  // Those that waited for fences see that they have ended.
+  poll_fences(Clock::time_point::max());
+  settler_.give_back(state_.agent_lock);
+}
+
+std::vector<OperationPtr> EngineLoop::drop_transfers() {
+  std::vector<OperationPtr> open = open_operations();
+  for (const OperationPtr& operation : open) {
+    Flight& flight = operation->flight;
+    flight.transfer.reset();
+    flight.peer.reset();
+    flight.remote = {};
+    // The agent's end deregisters everything.
+    flight.lease.clear();
+    flight.phase = Phase::settled;
+  }
+  return open;
+}
+
+std::vector<OperationPtr> EngineLoop::abandon(const Failure& failure) {
+  std::vector<OperationPtr> open = drop_transfers();
+  for (const OperationPtr& operation : open) {
+    operation->progress.finish(OperationStatus::errored, failure);
+  }
+  open.insert(open.end(), settler_.settled().begin(), settler_.settled().end());
+  return open;
+}
+
+void EngineLoop::count() noexcept {
+  EngineCounters& counters = state_.counters;
+  counters.fenced.set(fences_.size());
+  counters.waiting.set(offers_.size());
+  counters.in_flight.set(transfers_.in_flight().size());
+  counters.registered_regions.set(registry_.size());
+  counters.peers.set(peers_.size());
+  counters.notifications_matched.set(offers_.matched());
+  counters.notifications_unknown.set(offers_.unknown());
+}
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <variant>
+#include <vector>
+
+#include "engine/held_region.h"
+#include "engine/wait.h"
+#include "nixl_connect/error.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+struct Operation;
+class EngineLoop;
+
+/// To be taken as far as it comes.
+using Submission = std::shared_ptr<Operation>;
+/// A part of this engine's operation has ended.
+struct PartEnded {
+  std::shared_ptr<Operation> whole;
+  std::optional<Failure> failure;
+};
+/// To be deregistered.
+struct Deregistration {
+  std::shared_ptr<HeldRegion> region;
+  MemoryRegistry::Lease lease;
+};
+/// Anything else that needs the agent.
+using Task = std::function<void(EngineLoop&)>;
+using Command = std::variant<Submission, PartEnded, Deregistration, Task>;
+
+/// Commands to the engine's thread, and its sleep.
+///
+/// Thread safety: `push`, `empty`, `wake` and `close` for any thread; `take` and `announce` for
+/// whoever has the agent lock; `wait` and `end` for the engine's thread.
+class Mailbox {
+ public:
+  /// Returns false, and takes nothing, when the mailbox is closed. A deregistration is taken until
+  /// the thread has ended.
+  bool push(Command command);
+  /// Whether all commands have been taken.
+  bool empty() const noexcept { return !has_commands_.load(std::memory_order_acquire); }
+  /// Ends the wait if it is one that can be. Harmless otherwise: no wake-up is kept for later.
+  void wake() noexcept;
+  /// No command is taken from now on. Ends the wait.
+  void close() noexcept;
+
+  /// Appends all commands, in their order.
+  void take(std::vector<Command>& commands);
+  /// The thread is going to wait in this way. It says so before it gives up the agent lock, and so
+  /// whoever has the lock next knows whether it must be woken.
+  void announce(Wait::Mode mode) noexcept { mode_.store(mode, std::memory_order_release); }
+  /// Waits until then, or until something ends it. Returns whether the mailbox is closed.
+  bool wait(const Wait& wait);
+  /// Nothing at all is taken from now on. Returns what nobody has taken.
+  std::vector<Command> end();
+
+  /// How often the thread has waited.
+  std::uint64_t waits() const noexcept { return waits_.load(std::memory_order_relaxed); }
+
+ private:
+  enum class State : std::uint8_t { open, closed, ended };
+
+  std::mutex mutex_;
+  std::condition_variable ended_wait_;
+  std::vector<Command> commands_;
+  std::atomic<bool> has_commands_{false};
+  /// Cleared with the mutex held.
+  std::atomic<Wait::Mode> mode_{Wait::Mode::none};
+  bool woken_ = false;
+  State state_ = State::open;
+  /// Whether the thread knows that the mailbox is closed.
+  bool close_seen_ = false;
+  std::atomic<std::uint64_t> waits_{0};
+};
+
+NIXL_CONNECT_NAMESPACE_END

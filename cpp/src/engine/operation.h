@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "engine/agent_lock.h"
+#include "engine/flight.h"
+#include "engine/progress.h"
+#include "engine/request.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// One operation, in its three parts: what is to be done, for all; how far it is, for callers; and
+/// what the engine has of it, for the engine.
+///
+/// Lifetime: the caller's `Connection` and, until the memory is released, the engine. It holds no
+/// engine.
+struct Operation final : Releasable {
+  explicit Operation(Request what) : request(std::move(what)) {}
+
+  /// Nobody uses the memory any more: lets go of it, and says so. Without the agent lock: owners of
+  /// memory may call back.
+  void release() noexcept override {
+    flight.local.clear();
+    flight.fences.clear();
+    progress.release();
+    if (const auto whole = std::exchange(flight.whole, {}); whole.engine != nullptr) {
+      whole.engine->part_ended(whole.operation, progress.failure());
+    }
+  }
+
+  const Request request;
+  Progress progress;
+  Flight flight;
+};
+
+using OperationPtr = std::shared_ptr<Operation>;
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,153 @@
+#include "engine/pacer.h"
+
+#include <algorithm>
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+/// With nothing pending: a late peer that still needs an answer gets one.
+constexpr auto kIdlePause = milliseconds(250);
+/// The shortest sleep that is worth the wake-up.
+constexpr auto kShortestPause = microseconds(20);
+/// A pause is this fraction of the time since something last happened; a long one, the smaller.
+constexpr int kPauseFraction = 8;
+constexpr int kLongPauseFraction = 64;
+/// While large operations are about, whose time a completion that is seen late adds to.
+constexpr int kLargePauseFraction = 32;
+constexpr auto kLongPause = milliseconds(1);
+/// A poll that took longer has moved something.
+constexpr auto kLongPoll = microseconds(400);
+/// While operations come and go, a rest is this fraction of what they take, and at most so long;
+/// with many at once, when it is throughput that counts, the larger one.
+constexpr int kRestFraction = 64;
+constexpr int kBusyRestFraction = 16;
+constexpr std::size_t kManyOperations = 8;
+constexpr auto kLongestRest = microseconds(100);
+constexpr auto kLongestBusyRest = microseconds(1000);
+/// Whoever takes longer makes no rest any longer.
+constexpr auto kLongestAge = kLongestBusyRest * kBusyRestFraction;
+/// How many operations what they take is averaged over.
+constexpr double kAgeMemory = 32;
+/// When registering and beginning has taken a caller longer than this, the engine's thread does it
+/// for a while: for longer each time in a row, as on a host whose drivers are slow, and not for
+/// long when the caller just lost its processor.
+constexpr auto kQuick = microseconds(250);
+constexpr Clock::duration kFirstNotInlinePause = milliseconds(1);
+constexpr Clock::duration kNotInlinePause = milliseconds(128);
+/// For so long the engine's thread leaves polling to whoever has called `progress` last, but for a
+/// poll at each of these intervals.
+constexpr auto kDrivenFor = milliseconds(20);
+constexpr auto kDrivenPause = milliseconds(2);
+/// A peer that has allowed a delay goes on allowing it for so long.
+constexpr auto kDelayLasts = milliseconds(2);
+/// How long a caller polls for its own transfer before it leaves it to the thread: as long as a
+/// peer that is awake takes to answer.
+constexpr auto kWatchTime = microseconds(60);
+/// How many transfers it leaves alone at most after it has watched in vain again and again.
+constexpr int kMostSkips = 63;
+
+}  // namespace
+
+void Pacer::completed(Clock::duration age) noexcept {
+  // One that has waited for long says nothing of those that follow.
+  typical_age_ += (std::min<Clock::duration>(age, kLongestAge) - typical_age_) / kAgeMemory;
+}
+
+void Pacer::peer_allows_delay(microseconds delay, Clock::time_point now) noexcept {
+  if (delay.count() <= 0) return;
+  peers_delay_ = delay;
+  peers_delay_until_ = now + delay + kDelayLasts;
+}
+
+void Pacer::began_inline(Clock::time_point began, Clock::time_point now) noexcept {
+  last_work_ = now;
+  if (now - began <= kQuick) {
+    not_inline_pause_ = Clock::duration::zero();
+    return;
+  }
+  not_inline_pause_ = not_inline_pause_ == Clock::duration::zero()
+                          ? kFirstNotInlinePause
+                          : std::min(2 * not_inline_pause_, kNotInlinePause);
+  not_inline_until_ = now + not_inline_pause_;
+}
+
+void Pacer::watched(bool completed) noexcept {
+  // After one in vain the peer is not so quick now; the next ones do not try.
+  watch_skips_ = completed ? 0 : std::min(2 * watch_skips_ + 1, kMostSkips);
+  skips_left_ = watch_skips_;
+}
+
+bool Pacer::busy(const Load& load) const noexcept {
+  return load.operations >= kManyOperations || last_work_ < peers_delay_until_;
+}
+
+Clock::duration Pacer::rest(const Load& load) const noexcept {
+  if (last_work_ < peers_delay_until_) return peers_delay_;
+  const auto age = std::chrono::duration_cast<Clock::duration>(typical_age_);
+  return busy(load) ? std::min<Clock::duration>(age / kBusyRestFraction, kLongestBusyRest)
+                    : std::min<Clock::duration>(age / kRestFraction, kLongestRest);
+}
+
+Wait Pacer::next(const Load& load, Clock::time_point now) const noexcept {
+  using Mode = Wait::Mode;
+  if (is_driven_externally(now)) return {now + kDrivenPause, Mode::rest};
+  // The waiter wakes the thread when it stops.
+  if (load.waiter_polls) return {now + kDrivenPause, Mode::sleep};
+  Clock::time_point until = now + kIdlePause;
+  if (load.pending) {
+    const auto idle = now - last_work_;
+    const auto rest_now = rest(load);
+    if (idle < spin_) {
+      if (rest_now < kShortestPause) return {now, Mode::none};
+      if (busy(load)) return {last_poll_ + rest_now, Mode::standby};
+      return {now + rest_now, Mode::rest};
+    }
+    const auto pause =
+        std::min<Clock::duration>(idle / (load.large > 0 ? kLargePauseFraction : kPauseFraction),
+                                  std::max<Clock::duration>(idle / kLongPauseFraction, kLongPause));
+    const auto least = busy(load) ? std::max<Clock::duration>(rest_now, kShortestPause)
+                                  : Clock::duration(kShortestPause);
+    until = now + std::min(std::max(pause, least), max_pause_);
+  }
+  return {std::min(until, load.next_event), Mode::sleep};
+}
+
+bool Pacer::polled_enough(const Load& load, Clock::time_point now) const noexcept {
+  return busy(load) && !is_driven_externally(now) && now < last_poll_ + rest(load);
+}
+
+bool Pacer::is_driven_externally(Clock::time_point now) const noexcept {
+  return now - last_driven_ < kDrivenFor;
+}
+
+microseconds Pacer::notice_delay(const Load& load) const noexcept {
+  const auto delay = rest(load);
+  if (!busy(load) || delay < kShortestPause) return {};
+  return std::chrono::duration_cast<microseconds>(delay);
+}
+
+bool Pacer::was_long(Clock::time_point began, Clock::time_point now) noexcept {
+  return now - began > kLongPoll;
+}
+
+bool Pacer::may_poll_inline(const Load& load, Clock::time_point now) const noexcept {
+  if (!busy(load)) return false;
+  return now - last_poll_ > std::max<Clock::duration>(rest(load) / 2, kShortestPause);
+}
+
+Clock::time_point Pacer::inline_poll_ends(Clock::time_point now) noexcept { return now + kQuick; }
+
+bool Pacer::may_watch(const Load& load) noexcept {
+  if (busy(load)) return false;
+  if (skips_left_ == 0) return true;
+  --skips_left_;
+  return false;
+}
+
+Clock::time_point Pacer::watch_ends(Clock::time_point now) noexcept { return now + kWatchTime; }
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,107 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+
+#include "engine/clock.h"
+#include "engine/wait.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// What an engine has to do, as far as it decides when to poll.
+struct Load {
+  /// Passive operations that wait for a peer, and transfers in flight.
+  std::size_t operations = 0;
+  /// Of all operations, those that are not small.
+  std::size_t large = 0;
+  /// Whether a peer or NIXL has something to do for us, or a fence has.
+  bool pending = false;
+  /// Whether a thread that waits for its operation polls meanwhile.
+  bool waiter_polls = false;
+  /// The next deadline, or when notices are due.
+  Clock::time_point next_event = Clock::time_point::max();
+};
+
+/// When the engine polls next, how long it waits with notices, and what callers may do themselves:
+/// all rules of timing. Times are given, none is asked for.
+///
+/// With nothing pending the thread sleeps, but for a poll at each 250 ms, so that a late peer still
+/// gets its answer. While something is pending and something happened less than `spin` ago it polls
+/// without sleeping, but rests for a fraction of what operations take of late: with many in flight
+/// each poll then finds several, and callers get the processor. After that it pauses for a fraction
+/// of the time since something last happened.
+///
+/// Thread safety: for whoever has the agent lock.
+class Pacer {
+ public:
+  Pacer(std::chrono::microseconds spin, std::chrono::microseconds max_pause,
+        Clock::time_point now) noexcept
+      : spin_(spin), max_pause_(max_pause), last_work_(now) {}
+
+  // What has happened.
+
+  /// Commands, completions or notifications have come.
+  void worked(Clock::time_point now) noexcept { last_work_ = now; }
+  /// NIXL has been polled.
+  void polled(Clock::time_point now) noexcept { last_poll_ = now; }
+  /// An operation has completed so long after it began.
+  void completed(Clock::duration age) noexcept;
+  /// The owner of the operations of a peer lets notices wait for so long.
+  void peer_allows_delay(std::chrono::microseconds delay, Clock::time_point now) noexcept;
+  /// A caller has polled with `Connector::progress`, and will again.
+  void driven_externally() noexcept { last_driven_ = last_poll_; }
+  /// A caller has begun an operation itself.
+  void began_inline(Clock::time_point began, Clock::time_point now) noexcept;
+  /// A caller has polled for its own transfer, and it has completed, or not.
+  void watched(bool completed) noexcept;
+
+  // What follows.
+
+  /// How the thread waits for its next poll.
+  Wait next(const Load& load, Clock::time_point now) const noexcept;
+  /// Whether callers have polled since the thread began its rest, so that it need not.
+  bool polled_enough(const Load& load, Clock::time_point now) const noexcept;
+  /// Whether the thread leaves polling to whoever calls `Connector::progress`.
+  bool is_driven_externally(Clock::time_point now) const noexcept;
+  /// How long the news of a completion may wait for that of others: zero unless so many operations
+  /// are about that nobody would notice.
+  std::chrono::microseconds notice_delay(const Load& load) const noexcept;
+  /// Whether a poll that began then counts as work: it has moved something. Without RDMA, a peer's
+  /// data pass through polls.
+  static bool was_long(Clock::time_point began, Clock::time_point now) noexcept;
+
+  /// Whether callers may register and begin small operations themselves.
+  bool may_begin_inline(Clock::time_point now) const noexcept { return now >= not_inline_until_; }
+  /// Whether a caller that has just begun one polls, and until when: sooner than the thread, which
+  /// then rests on.
+  bool may_poll_inline(const Load& load, Clock::time_point now) const noexcept;
+  static Clock::time_point inline_poll_ends(Clock::time_point now) noexcept;
+  /// Whether a caller polls for its own transfer, the only one in flight, and until when.
+  bool may_watch(const Load& load) noexcept;
+  static Clock::time_point watch_ends(Clock::time_point now) noexcept;
+
+ private:
+  /// Whether it is throughput that counts now.
+  bool busy(const Load& load) const noexcept;
+  /// How long to leave NIXL alone between two polls while operations come and go: a fraction of
+  /// what they take anyway is not missed.
+  Clock::duration rest(const Load& load) const noexcept;
+
+  const Clock::duration spin_;
+  const Clock::duration max_pause_;
+  Clock::time_point last_work_;
+  Clock::time_point last_poll_;
+  Clock::time_point last_driven_;
+  /// How long operations have taken of late.
+  std::chrono::duration<double> typical_age_{0};
+  /// What the peers that allowed one allow of delay, and how long ago is too long.
+  std::chrono::microseconds peers_delay_{0};
+  Clock::time_point peers_delay_until_;
+  Clock::time_point not_inline_until_;
+  Clock::duration not_inline_pause_{0};
+  /// How many transfers the next watches in vain leave alone, and how many are left to be.
+  int watch_skips_ = 0;
+  int skips_left_ = 0;
+};
+
+NIXL_CONNECT_NAMESPACE_END

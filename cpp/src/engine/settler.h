@@ -1,0 +1,62 @@
+#pragma once
+
+#include <vector>
+
+#include "agent/memory_registry.h"
+#include "agent/peer_table.h"
+#include "engine/agent_lock.h"
+#include "engine/counters.h"
+#include "engine/deadlines.h"
+#include "engine/offers.h"
+#include "engine/outbox.h"
+#include "engine/outcome.h"
+#include "engine/pacer.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// How operations end, the only place: whoever waits and the peer are told, it is counted, and what
+/// it held is given back.
+///
+/// Thread safety: for whoever has the agent lock.
+class Settler {
+ public:
+  /// What an operation may be in, and who must know of its end.
+  struct Parts {
+    EngineCounters& counters;
+    MemoryRegistry& registry;
+    PeerTable& peers;
+    Outbox& outbox;
+    Offers& offers;
+    Deadlines& deadlines;
+    Pacer& pacer;
+  };
+
+  explicit Settler(const Parts& parts) : parts_(parts) {}
+
+  /// Ends the operation unless it has ended before, and takes it out of everything but the fences
+  /// and flights, which hand over what they are done with. NIXL uses its memory no more.
+  void settle(const OperationPtr& operation, Outcome outcome);
+  /// Ends the operation as failed, for those who wait, unless it has ended before. What it holds it
+  /// keeps.
+  static void fail(Operation& operation, Failure failure);
+  /// One that nothing was ever done for.
+  void drop(OperationPtr operation) { settled_.push_back(std::move(operation)); }
+
+  /// Asks NIXL once to deregister what all that were settled held, and has their memory released
+  /// when the agent lock is given up.
+  void give_back(AgentLock& lock);
+  /// Those that are not given back yet.
+  const std::vector<OperationPtr>& settled() const noexcept { return settled_; }
+
+ private:
+  void complete(Operation& operation, Clock::time_point now);
+  void notify_failure(const Operation& operation, Clock::time_point now);
+  void count(const Operation& operation, Clock::time_point now) noexcept;
+
+  const Parts parts_;
+  std::vector<OperationPtr> settled_;
+  /// What they held of the registry.
+  MemoryRegistry::Lease leases_;
+};
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nixl_connect/completion.h"
+#include "nixl_connect/error.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// An engine's start: once, in one process, and told to whoever waits for it.
+///
+/// Thread safety: every member may be called from any thread.
+class Startup {
+ public:
+  /// The connector's name is for messages.
+  explicit Startup(std::shared_ptr<const std::string> connector)
+      : connector_(std::move(connector)) {}
+
+  /// Throws `Error(forked)` in a child of the process that began the start.
+  void check_process() const;
+  bool in_forked_child() const noexcept;
+
+  /// Calls `launch` the first time. Throws `Error`: `closed` after `close`; `forked` where UCX
+  /// cannot be used because a parent process has; or what `launch` throws, and it may be tried
+  /// again then.
+  void begin(const std::function<void()>& launch);
+  bool begun() const noexcept { return state_.load(std::memory_order_acquire) != State::idle; }
+  /// The start has succeeded; or has failed, and why.
+  void report_started() { report(State::started, std::nullopt); }
+  void report_failed(Failure failure) { report(State::failed, std::move(failure)); }
+  void found_library(std::string path);
+  /// Nothing can be begun from now on. In a forked child nothing is done but that.
+  void close() noexcept;
+  bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
+
+  /// As those of `Connector`.
+  bool notify(std::shared_ptr<CompletionQueue> queue, std::uint64_t token);
+  bool check() const;
+  void wait();
+  std::string nixl_library() const;
+
+ private:
+  enum class State : std::uint8_t { idle, starting, started, failed };
+
+  void report(State outcome, std::optional<Failure> failure);
+  bool is_over() const noexcept { return state_ == State::started || state_ == State::failed; }
+
+  const std::shared_ptr<const std::string> connector_;
+  std::atomic<bool> closed_{false};
+  std::atomic<pid_t> process_{0};
+  std::atomic<State> state_{State::idle};
+
+  mutable std::mutex mutex_;
+  std::condition_variable over_;
+  std::optional<Failure> failure_;
+  std::string nixl_library_;
+  std::vector<std::pair<std::shared_ptr<CompletionQueue>, std::uint64_t>> watchers_;
+};
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "agent/agent.h"
+#include "agent/memory_registry.h"
+#include "agent/peer_table.h"
+#include "engine/flights.h"
+#include "engine/outcome.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// The active operations: admits the peer, registers the memory, posts the transfer, and says what
+/// has become of it.
+///
+/// Thread safety: for whoever has the agent lock.
+class Transfers {
+ public:
+  Transfers(Agent& agent, MemoryRegistry& registry, PeerTable& peers)
+      : agent_(agent), registry_(registry), peers_(peers) {}
+
+  /// Posts the operation's transfer, unless it has ended. Returns its outcome if it has one
+  /// already; nothing when the transfer is in flight.
+  std::optional<Outcome> begin(const OperationPtr& operation);
+  /// Appends the transfers in flight that have an outcome, of which some are left for the next call
+  /// when `until` has passed.
+  void poll(Clock::time_point until, std::vector<Event>& events);
+  /// The same of the only one in flight.
+  void poll_only(std::vector<Event>& events);
+
+  const Flights& in_flight() const noexcept { return flights_; }
+
+ private:
+  /// The transfer has failed, and with it the peer as it is loaded.
+  Outcome broken(Operation& operation, const AgentError& error);
+  void take_retired(std::vector<Event>& events);
+  /// A transfer to this agent itself uses the registrations of whoever offers the memory.
+  void hold_own_memory(Flight& flight);
+
+  Agent& agent_;
+  MemoryRegistry& registry_;
+  PeerTable& peers_;
+  Flights flights_;
+  std::vector<Flights::Retired> retired_;
+};
+
+NIXL_CONNECT_NAMESPACE_END
