@@ -74,7 +74,8 @@ TEST(Progress, RacingEndsLeaveOneWinner) {
       if (progress.finish(OperationStatus::cancelled))
         __atomic_add_fetch(&winners, 1, __ATOMIC_SEQ_CST);
     });
-    if (progress.finish(OperationStatus::complete)) __atomic_add_fetch(&winners, 1, __ATOMIC_SEQ_CST);
+    if (progress.finish(OperationStatus::complete))
+      __atomic_add_fetch(&winners, 1, __ATOMIC_SEQ_CST);
     other.join();
     EXPECT_EQ(winners, 1);
     std::vector<std::uint64_t> tokens;

@@ -151,9 +151,10 @@ bool Engine::poll_once() {
 void Engine::poll_until(const Progress& progress, Milestone milestone, Clock::time_point until) {
   if (AgentLock::held_here() || progress.reached(milestone)) return;
   std::atomic<int>& waiters = state_.polling_waiters;
-  for (int known = waiters.load(); !waiters.compare_exchange_weak(known, known + 1);) {
+  int known = waiters.load();
+  do {
     if (known >= kMostPollingWaiters) return;
-  }
+  } while (!waiters.compare_exchange_weak(known, known + 1));
   do {
     // Whoever drives the engine does its commands too.
     if (!poll_once() && !(is_driven_externally() && this->progress())) break;
