@@ -33,9 +33,9 @@ struct ConnectorOptions {
   bool progress_thread = false;
   /// How long the engine keeps polling at full speed after something happened.
   std::chrono::microseconds spin{200};
-  /// The longest pause between two looks while an operation is pending. Pauses grow with the time
+  /// The longest pause between two polls while an operation is pending. Pauses grow with the time
   /// since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s. A transfer may need
-  /// two looks.
+  /// two polls.
   std::chrono::microseconds max_pause{10'000};
   /// NIXL agents, each with a thread: the first for all small operations, the others for large ones
   /// on host memory (from 1 MiB), each of which is cut in as many parts, to be copied at the same
@@ -46,7 +46,7 @@ struct ConnectorOptions {
   /// ones, and all with 0, by the engine's thread.
   std::size_t inline_limit = std::size_t{64} << 10;
   /// How long the memory of a passive operation stays registered and alive that was cancelled,
-  /// or whose deadline has passed, after a peer may have been told of it: the peer's transfer
+  /// or whose deadline has passed, after a peer may have heard of it: the peer's transfer
   /// may be under way, and without RDMA hardware nothing else keeps its bytes out. It ends
   /// sooner when the peer reports its end.
   std::chrono::milliseconds linger{10'000};
@@ -59,7 +59,7 @@ struct ConnectorOptions {
   std::size_t max_peers = 1024;
   /// `libnixl_capi.so` itself; overrides the search.
   std::string nixl_library{};
-  /// Places to look after the environment variable `NIXL_CONNECT_NIXL_LIBRARY` and the
+  /// Places to search after the environment variable `NIXL_CONNECT_NIXL_LIBRARY` and the
   /// libraries this process has loaded, and before the system's.
   std::vector<std::string> nixl_library_candidates{};
 };
@@ -99,7 +99,7 @@ struct ConnectorStats {
   std::size_t registered_regions = 0;
   /// Remote agents that are loaded.
   std::size_t peers = 0;
-  /// Operations whose peer has told of their end.
+  /// Operations that a peer has sent a notification of.
   std::uint64_t notifications_matched = 0;
   /// Late, duplicate and foreign ones; counted and dropped.
   std::uint64_t notifications_unknown = 0;
@@ -158,7 +158,7 @@ class NIXL_CONNECT_API Registration {
 ///
 /// Errors: each call throws `Error`; `closed` after `close`, `forked` in a child that was
 /// forked after a connector had been used, because UCX does not survive that. What goes wrong
-/// later ends the operation and is told by its `Connection`.
+/// later ends the operation, and its `Connection` says it.
 ///
 /// Thread safety: every member may be called from any thread at any time.
 class NIXL_CONNECT_API Connector {

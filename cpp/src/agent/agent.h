@@ -77,7 +77,7 @@ class Agent {
   /// Forgets all that was loaded for the peer and disconnects it. Harmless when nothing was.
   void forget_remote(const std::string& peer) noexcept;
 
-  /// The transfer's end is told to the peer by the notification, unless that is empty. The lists
+  /// The peer gets the notification when the transfer has completed, unless it is empty. The lists
   /// match in number and sizes, and each is of one memory type.
   Transfer create_transfer(OperationKind kind, const std::vector<Region>& local,
                            const std::vector<Region>& remote, const std::string& peer,

@@ -89,13 +89,13 @@ class Peer {
 /// The remote agents that this one has loaded, and what of each.
 ///
 /// NIXL only ever adds to what it has loaded for a peer. Given the same region with another
-/// remote key it refuses, and erases everything loaded for that peer, flights or not; given an
+/// remote key it refuses, and erases everything loaded for that peer, in flight or not; given an
 /// overlap it may pick the stale one; and after some refusals it can never load a peer of that
 /// name again, because its backend keeps the connection (read in NIXL 1.5.1). So this table
-/// looks first, and loads what would clash, what would make a peer's table grow past its bound,
+/// checks first, and loads what would clash, what would make a peer's table grow past its bound,
 /// or what is offered by a peer whose last transfer failed, as another peer: under an alias, of
-/// its own endpoint and regions. What flies under the old alias goes on; NIXL forgets that
-/// alias when the last of its flights has ended. Nothing waits, and nobody else notices.
+/// its own endpoint and regions. What is in flight under the old alias goes on; NIXL forgets that
+/// alias when the last of its transfers has ended. Nothing waits, and nobody else notices.
 ///
 /// An endpoint that is forgotten, or could not be made, keeps its descriptors until the agent
 /// goes (NIXL 1.5.1), so loading afresh is kept rare: a peer that cannot be loaded is left alone

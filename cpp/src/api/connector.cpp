@@ -89,9 +89,9 @@ struct Connector::Impl {
   explicit Impl(ConnectorOptions options)
       : name(std::make_shared<const std::string>(options.name)) {
     for (std::size_t i = 1; i < options.engines; ++i) {
-      copiers.push_back(std::make_shared<Engine>(options, name));
+      bulk_engines.push_back(std::make_shared<Engine>(options, name));
     }
-    ports.assign(copiers.begin(), copiers.end());
+    ports.assign(bulk_engines.begin(), bulk_engines.end());
     engine = std::make_shared<Engine>(std::move(options), name);
   }
 
@@ -99,13 +99,13 @@ struct Connector::Impl {
   /// Has all small operations, and what large ones send to their peers.
   std::shared_ptr<Engine> engine;
   /// Share the large operations on host memory; may be none.
-  std::vector<std::shared_ptr<Engine>> copiers;
+  std::vector<std::shared_ptr<Engine>> bulk_engines;
   std::vector<std::shared_ptr<EnginePort>> ports;
   std::atomic<std::uint64_t> connections{0};
-  std::atomic<std::size_t> next_copier{0};
+  std::atomic<std::size_t> next_bulk{0};
 
-  bool is_for_copiers(const Request& request) const {
-    return !copiers.empty() && request.bytes >= kLargeOperation && !request.on_device;
+  bool is_for_bulk(const Request& request) const {
+    return !bulk_engines.empty() && request.bytes >= kLargeOperation && !request.on_device;
   }
 
   Request make_request(OperationKind kind, const std::vector<Descriptor>& local,
@@ -147,7 +147,8 @@ struct Connector::Impl {
     request.key = make_notification_key(engine->notice_delay());
     request.offered.reserve(local.size());
     for (const Descriptor& d : local) request.offered.push_back({d.address, d.size, d.device});
-    auto its_engine = is_for_copiers(request) ? copiers[next_copier++ % copiers.size()] : engine;
+    auto its_engine =
+        is_for_bulk(request) ? bulk_engines[next_bulk++ % bulk_engines.size()] : engine;
     auto operation = make_operation(std::move(request), std::move(local), std::move(after));
     its_engine->submit(operation);
     return {std::move(operation), std::move(its_engine)};
@@ -179,8 +180,8 @@ struct Connector::Impl {
     request.small = request.small && to_host;
     auto operation = make_operation(std::move(request), std::move(local), std::move(after));
     operation->flight.remote = std::move(offer);
-    if (to_host && is_for_copiers(operation->request)) {
-      cut_for_engines(*operation, ports, next_copier++);
+    if (to_host && is_for_bulk(operation->request)) {
+      cut_for_engines(*operation, ports, next_bulk++);
     } else {
       cut_by_type(*operation, its_engine);
     }
@@ -232,7 +233,7 @@ std::string Connector::nixl_library() const { return impl_->engine->startup().ni
 
 void Connector::start() {
   impl_->engine->start();
-  for (const auto& copier : impl_->copiers) copier->start();
+  for (const auto& bulk_engine : impl_->bulk_engines) bulk_engine->start();
 }
 
 bool Connector::notify_started(std::shared_ptr<CompletionQueue> queue, std::uint64_t token) {
@@ -278,8 +279,8 @@ Registration Connector::register_memory(const Descriptor& descriptor) {
   auto& leases = *registration.leases_;
   leases.region = std::make_shared<HeldRegion>(descriptor.owner);
   leases.of_engines.emplace_back(impl_->engine, Impl::ask(impl_->engine, acquire));
-  for (const auto& copier : impl_->copiers) {
-    leases.of_engines.emplace_back(copier, Impl::ask(copier, acquire));
+  for (const auto& bulk_engine : impl_->bulk_engines) {
+    leases.of_engines.emplace_back(bulk_engine, Impl::ask(bulk_engine, acquire));
   }
   return registration;
 }
@@ -293,14 +294,14 @@ std::string Connector::agent_metadata() {
 ConnectorStats Connector::stats() const {
   ConnectorStats stats;
   impl_->engine->add_stats(stats);
-  for (const auto& copier : impl_->copiers) copier->add_stats(stats);
+  for (const auto& bulk_engine : impl_->bulk_engines) bulk_engine->add_stats(stats);
   return stats;
 }
 
 void Connector::close() noexcept {
   // The parts of operations end before these do.
-  for (const auto& copier : impl_->copiers) copier->stop();
-  for (const auto& copier : impl_->copiers) copier->close();
+  for (const auto& bulk_engine : impl_->bulk_engines) bulk_engine->stop();
+  for (const auto& bulk_engine : impl_->bulk_engines) bulk_engine->close();
   impl_->engine->close();
 }
 

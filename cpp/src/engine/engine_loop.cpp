@@ -245,7 +245,7 @@ bool EngineLoop::poll_notifications(Clock::time_point until) {
   try {
     agent_.take_notifications(messages);
   } catch (const AgentError&) {
-    // Another poll will tell; the operations have their deadlines.
+    // The next poll tries again; the operations have their deadlines.
   }
   if (messages.empty()) return false;
   std::size_t taken = 0;

@@ -48,7 +48,7 @@ struct Flight {
   /// What must have happened before any of that is used.
   std::vector<Fence> fences;
   /// Most of an operation that is moved in pieces. When all have been, the operation itself moves
-  /// what is left, and so tells the peer.
+  /// what is left, and that notifies the peer.
   std::vector<Part> parts;
   std::size_t parts_left = 0;
   Whole whole;
@@ -56,7 +56,7 @@ struct Flight {
   std::shared_ptr<Peer> peer;
   MemoryRegistry::Lease lease;
   std::optional<Transfer> transfer;
-  /// Whether the engine tells the peer of the completion, and not NIXL with the transfer.
+  /// Whether the engine notifies the peer of the completion, and not NIXL with the transfer.
   bool engine_notifies = false;
   std::optional<Deadlines::Entries::iterator> deadline;
 };

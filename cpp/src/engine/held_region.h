@@ -17,8 +17,8 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 struct HeldRegion final : Releasable {
   explicit HeldRegion(std::shared_ptr<const void> keeps_alive) : owner(std::move(keeps_alive)) {}
 
-  /// One of the engines has deregistered it. After the last one the owner goes, and whoever waits
-  /// for that is told.
+  /// One of the engines has deregistered it. After the last one the owner goes, and the token is
+  /// pushed.
   void release() noexcept override {
     if (left.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     owner.reset();

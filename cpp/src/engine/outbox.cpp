@@ -8,7 +8,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
 
-/// After so many completions a peer is told, whatever delay it allows.
+/// After so many completions the notice is sent, whatever delay it allows.
 constexpr std::size_t kMostKeys = 64;
 /// A notice that NIXL refuses is tried so often, after such a pause.
 constexpr int kMostRefusals = 10;

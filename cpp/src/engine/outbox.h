@@ -23,7 +23,7 @@ class Outbox {
   Outbox(Agent& agent, PeerTable& peers, EngineCounters& counters)
       : agent_(agent), peers_(peers), counters_(counters) {}
 
-  /// The peer's operation has completed, which is to be told within the delay.
+  /// The peer's operation has completed, and it hears of that within the delay.
   void add_success(const std::shared_ptr<Peer>& peer, std::string_view key,
                    std::chrono::microseconds delay, Clock::time_point now);
   /// The peer's operation comes to nothing. Sent at once.

@@ -112,7 +112,7 @@ bool Parts::ended(const OperationPtr& whole, std::optional<Failure> failure) {
   if (--flight.parts_left > 0) return false;
   split_.erase(whole);
   flight.parts.clear();
-  // What is left, or to tell the peer that nothing comes.
+  // What is left follows, or a notice to the peer that nothing comes.
   flight.phase = Phase::fresh;
   return true;
 }

@@ -9,7 +9,8 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 struct Operation;
 
-/// What one engine knows of another: where parts of an operation go, and where their ends are told.
+/// What one engine knows of another: where the parts of an operation go, and who hears when they
+/// have ended.
 ///
 /// Thread safety: every member may be called from any thread.
 class EnginePort {

@@ -14,8 +14,8 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-/// How operations end, the only place: whoever waits and the peer are told, it is counted, and what
-/// it held is given back.
+/// The only place where operations end: whoever waits and the peer are notified, the operation is
+/// counted, and what it held is given back.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Settler {

@@ -18,7 +18,7 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-/// An engine's start: once, in one process, and told to whoever waits for it.
+/// An engine's start: once, in one process, and whoever waits for it is notified.
 ///
 /// Thread safety: every member may be called from any thread.
 class Startup {

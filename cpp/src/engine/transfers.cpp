@@ -14,7 +14,7 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
   std::string advice;
   try {
     flight.peer = peers_.admit(flight.remote);
-    // Ended before it began: nothing is left but to tell the peer.
+    // Ended before it began: nothing is left but to notify the peer.
     if (operation->progress.ended()) return Outcome{false, std::nullopt, true};
     code = ErrorCode::backend;
     what = "the memory could not be registered: ";

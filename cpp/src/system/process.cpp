@@ -12,7 +12,7 @@ namespace {
 
 std::atomic<pid_t> known{0};
 
-/// Children look again. Before anything can call `this_process`, and so outside any `fork`.
+/// Children ask again. Before anything can call `this_process`, and so outside any `fork`.
 [[maybe_unused]] const int registered =
     ::pthread_atfork(nullptr, nullptr, [] { known.store(0, std::memory_order_relaxed); });
 
