@@ -13,7 +13,8 @@ from typing import Any
 
 from . import _core
 from ._default import Default
-from .descriptor import HOST, Descriptor, DescriptorList
+from ._inspect import HOST
+from .descriptor import Descriptor, DescriptorList
 from .device import Device, DeviceKind
 
 __all__ = ["Fences", "fences"]

@@ -7,12 +7,21 @@ a ``with`` block, or by the operation's own end. Its parent is the span that was
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from .operations import AbstractOperation
+from ._core import Connection as CoreConnection
+from .descriptor import Descriptor
 
 __all__ = ["OperationSpan", "tracer"]
+
+
+class Traced(Protocol):
+    """What a span tells of an operation."""
+
+    _core: CoreConnection
+
+    @property
+    def local_descriptors(self) -> list[Descriptor]: ...
 
 
 def tracer() -> Any:
@@ -27,7 +36,7 @@ def tracer() -> Any:
 class OperationSpan:
     """The span of one operation. Ended by itself at the latest when it is collected."""
 
-    def __init__(self, tracer: Any, operation: AbstractOperation, began: int) -> None:
+    def __init__(self, tracer: Any, operation: Traced, began: int) -> None:
         from opentelemetry.trace import SpanKind
 
         local = operation.local_descriptors

@@ -22,6 +22,7 @@ from ._default import Default
 from ._library import load_cuda_runtime, nixl_library_candidates
 from ._signing import check_auth_key
 from ._tracing import OperationSpan, tracer
+from .connection import Connection
 from .descriptor import Descriptor, DescriptorList
 from .metadata import RdmaMetadata
 from .operations import (
@@ -94,60 +95,6 @@ class OperationCall(Coroutine[Any, Any, OperationT], AbstractAsyncContextManager
         traceback: TracebackType | None,
     ) -> None:
         self._operation.__exit__(exc_type, exc_value, traceback)
-
-
-class Connection:
-    """The local side of one operation, or a handle on a connector's agent.
-
-    Each operation has its own. All connections of a connector share its agent.
-
-    Parameters
-    ----------
-    connector
-        The connector.
-    number
-        A number above 0; the name is ``<connector>-<number>``.
-    """
-
-    def __init__(self, connector: Connector, number: int) -> None:
-        if not isinstance(connector, Connector):
-            raise TypeError(f"connector: expected Connector, got {type(connector).__name__}")
-        if not isinstance(number, int):
-            raise TypeError(f"number: expected int, got {type(number).__name__}")
-        if number <= 0:
-            raise ValueError(f"number: expected a number above 0, got {number}")
-        self._connector = connector
-        self._connector_core = connector._core
-        self._name = f"{connector.name}-{number}"
-
-    @property
-    def connector(self) -> Connector:
-        """The connector."""
-        return self._connector
-
-    @property
-    def name(self) -> str:
-        """``<connector>-<number>``."""
-        return self._name
-
-    @property
-    def metadata(self) -> bytes:
-        """The agent's whole NIXL metadata: how to reach it, and every registered region.
-
-        What an operation sends (`PassiveOperation.metadata`) tells of its own regions only.
-        Blocks until the agent is made.
-        """
-        return self._connector._core.agent_metadata()
-
-    async def initialize(self) -> None:
-        """Make the agent, if that has not been done."""
-        await self._connector._started()
-
-    def __repr__(self) -> str:
-        return f"Connection(name={self._name!r})"
-
-    def __str__(self) -> str:
-        return self._name
 
 
 class Connector:
@@ -515,8 +462,9 @@ class Connector:
         await self._started()
         return self._shared_connection
 
-    def _connection_named(self, name: str) -> Connection:
-        return Connection(self, int(name.rpartition("-")[2]))
+    @property
+    def _registrar_core(self) -> _core.Connector:
+        return self._core
 
     async def _started(self) -> None:
         core = self._core

@@ -7,17 +7,15 @@ from abc import ABC, abstractmethod
 from enum import IntEnum
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from . import _asyncio, _core, _signing, _streams
 from ._default import Default
 from ._tracing import OperationSpan
-from .descriptor import Descriptor, DescriptorList, core_of
+from .connection import Connection, core_of
+from .descriptor import Descriptor, DescriptorList
 from .errors import OperationCancelledError, OperationStateError, from_core
 from .metadata import RdmaMetadata, SerializedDescriptor
-
-if TYPE_CHECKING:
-    from .connector import Connection
 
 __all__ = [
     "AbstractOperation",
@@ -119,7 +117,8 @@ class AbstractOperation(ABC):
     def connection(self) -> Connection:
         """This operation's own connection."""
         if self._connection is None:
-            self._connection = self._connector._connection_named(self._core.name)
+            number = int(self._core.name.rpartition("-")[2])
+            self._connection = Connection(self._connector, number)
         return self._connection
 
     @property
