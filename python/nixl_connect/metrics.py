@@ -14,7 +14,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from .connector import Connector, open_connectors
+from ._worker import open_workers
+from .connector import Connector
 from .stats import ConnectorStats, OperationStats
 
 __all__ = ["ConnectorCollector"]
@@ -60,7 +61,7 @@ class ConnectorCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         by_name: dict[str, list[ConnectorStats]] = {}
-        for connector in self._connectors or open_connectors():
+        for connector in self._connectors or open_workers():
             by_name.setdefault(connector.name, []).append(connector.stats())
         yield from _operations(by_name)
         notifications = CounterMetricFamily(
