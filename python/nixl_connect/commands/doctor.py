@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from ._library import nixl_library_candidates
-from ._probe import answers
+from .._library import nixl_library_candidates
+from .probe import answers
 
 __all__ = ["Finding", "examine", "verdict"]
 
@@ -133,7 +133,7 @@ def _devices() -> Iterator[Finding]:
 def _probe(kind: str, **environment: str) -> dict[str, object]:
     """What another process finds of a kind of memory, and what UCX says meanwhile."""
     with subprocess.Popen(
-        [sys.executable, "-m", "nixl_connect._probe", kind],
+        [sys.executable, "-m", "nixl_connect.commands.probe", kind],
         env={**os.environ, "UCX_LOG_LEVEL": "info", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

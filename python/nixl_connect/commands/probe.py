@@ -72,7 +72,7 @@ async def _gpu() -> dict[str, object]:
     source.set(_DATA)
     async with nc.Connector("owner") as owner:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "nixl_connect._probe", "cuda-peer"),
+            *(sys.executable, "-m", "nixl_connect.commands.probe", "cuda-peer"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
