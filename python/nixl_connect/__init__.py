@@ -2,8 +2,8 @@
 
 A drop-in for ``dynamo.nixl_connect``: one side offers memory with `Connector.create_readable`
 or `Connector.create_writable` and sends the operation's metadata by any channel; the other
-side reads or writes it with `Connector.begin_read` or `Connector.begin_write`; both await
-the end.
+side reads or writes it with `Connector.begin_read` or `Connector.begin_write`; both await its
+completion.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all operations are: one transfer, with a status, seen from one side."""
+"""What all operations are: one transfer, with a status, as one side has it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class OperationStatus(IntEnum):
     INITIALIZED = 1
     """Accepted; no byte has been asked for yet, as far as this side knows."""
     IN_PROGRESS = 2
-    """The transfer is under way."""
+    """The transfer is in flight."""
     COMPLETE = 3
     """Every byte has arrived."""
     CANCELLED = 4
@@ -101,7 +101,7 @@ class AbstractOperation(ABC):
 
     @property
     def status(self) -> OperationStatus:
-        """How far it has come. Only looks; asking starts and advances nothing."""
+        """How far it has come. Reading it starts and advances nothing."""
         return _STATUSES[self._core.status]
 
     @property
@@ -155,16 +155,16 @@ class AbstractOperation(ABC):
 
     @property
     def released(self) -> bool:
-        """Whether NIXL has let go of the memory, so that it may be used for something else."""
+        """Whether NIXL has released the memory, so that it may be used for something else."""
         return self._core.reached(_RELEASED)
 
     async def wait_for_release(self, timeout: float | None = None) -> None:
-        """Wait, without blocking the event loop, until NIXL has let go of the memory.
+        """Wait, without blocking the event loop, until NIXL has released the memory.
 
-        That is soon after the end of a complete operation. After a cancellation or a failure it
-        may be later: a transfer that is under way cannot be called back, and an offer lingers
-        that a peer may know of (`Connector`'s ``linger``). Only then may blocks of a pool be
-        given to somebody else. Raises nothing for how the operation ended.
+        That is soon after completion. After a cancellation or a failure it may be later: a
+        transfer in flight cannot be called back, and an offer lingers that a peer may know of
+        (`Connector`'s ``linger``). Only then may blocks of a pool be given to somebody else.
+        Raises nothing for how the operation ended.
 
         Parameters
         ----------
@@ -187,8 +187,8 @@ class AbstractOperation(ABC):
     def cancel(self) -> None:
         """End the operation as cancelled, if it has not ended.
 
-        A transfer that is under way cannot be called back: its memory stays pinned until
-        NIXL reports its end, and the peer learns what really became of it.
+        A transfer in flight cannot be called back: its memory stays pinned until NIXL reports
+        that it is done, and the peer is told whether every byte arrived.
         """
         self._core.cancel()
 
@@ -198,7 +198,7 @@ class AbstractOperation(ABC):
         Raises
         ------
         TransferError
-            When it is not complete: `OperationStateError` before its end,
+            When it is not complete: `OperationStateError` before completion,
             `OperationCancelledError` when it was cancelled, or what made it fail.
         """
         status = self.status

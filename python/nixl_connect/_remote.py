@@ -18,8 +18,8 @@ class Remote:
     connection
         The local connection.
     nixl_metadata
-        `RdmaMetadata.nixl_metadata`, or a NIXL blob itself as ``bytes``. Checked from end to
-        end; NIXL sees it when an operation begins.
+        `RdmaMetadata.nixl_metadata`, or a NIXL blob itself as ``bytes``. Checked from the first
+        byte to the last; NIXL is given it when an operation begins.
 
     Raises
     ------

@@ -86,9 +86,9 @@ class Worker:
         """End every operation and give the agent back.
 
         Operations that have not ended fail with `ConnectorClosedError`; transfers that are
-        under way get up to a second to come to their end, and their memory is let go when
-        nothing can write to it any more. Blocks meanwhile; `aclose` does not. May be called
-        again, from any thread, and in a forked child.
+        in flight get up to a second to complete, and their memory is released when nothing can
+        write to it any more. Blocks meanwhile; `aclose` does not. May be called again, from any
+        thread, and in a forked child.
         """
         _open.pop(id(self), None)
         if not self._core.closed:

@@ -50,8 +50,9 @@ class Connector(Worker):
     linger
         Seconds that the memory of a passive operation stays registered and alive which was
         cancelled, or whose deadline has passed, after its metadata was taken: a peer's transfer
-        may be under way, and without RDMA hardware nothing else keeps its bytes out. It ends
-        sooner when the peer reports its end; with ``math.inf`` only then, or at `close`.
+        may be in flight, and without RDMA hardware nothing else keeps its bytes out. It is
+        released sooner when the peer reports completion or failure; with ``math.inf`` only then,
+        or at `close`.
     auth_key
         A secret of 16 bytes or more that workers share. What operations send is then signed
         with it (HMAC-SHA256), and metadata is refused, before it is parsed, that is not signed
@@ -63,10 +64,10 @@ class Connector(Worker):
         Seconds that the engine keeps polling at full speed after something has happened:
         latency, for processor time.
     max_pause
-        The longest pause, in seconds, between two looks while an operation is pending: what an
+        The longest pause, in seconds, between two polls while an operation is pending: what an
         offer that waits costs, against how soon its peer is answered. Pauses grow with the time
         since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s. A transfer
-        may need two looks.
+        may need two polls.
     engines
         NIXL agents, each with a thread, from 1 to 64: the first for all small operations, the
         others for large ones on host memory (from 1 MiB), each of which is cut in as many parts
@@ -191,7 +192,7 @@ class Connector(Worker):
     ) -> OperationCall[ReadOperation]:
         """Begin to read what a peer offers.
 
-        The transfer is under way when the call returns, or as soon as the GPU has done what
+        The transfer is in flight when the call returns, or as soon as the GPU has done what
         `stream` was given before, and needs no further asking.
 
         Parameters
@@ -206,7 +207,7 @@ class Connector(Worker):
             deadline; the connector's ``default_timeout`` when not given.
         stream
             As of `create_readable`: what still uses the memory is done before the data arrives.
-            The transfer is under way when the stream's work is done.
+            The transfer is in flight when the stream's work is done.
 
         Raises
         ------

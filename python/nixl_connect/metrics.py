@@ -23,7 +23,7 @@ __all__ = ["ConnectorCollector"]
 _GAUGES = {
     "fenced": "Operations that wait for work on a GPU",
     "waiting": "Passive operations that wait for a peer, or linger",
-    "in_flight": "Transfers that NIXL has not ended",
+    "in_flight": "Transfers that NIXL has not completed",
     "registered_regions": "Regions that are registered with NIXL",
     "peers": "Remote agents that are loaded",
 }
@@ -92,7 +92,7 @@ def _sum(all_stats: list[ConnectorStats], figure: str) -> float:
 def _operations(by_name: dict[str, list[ConnectorStats]]) -> Iterator[Metric]:
     ended = CounterMetricFamily(
         "nixl_connect_operations",
-        "Operations that have ended and let go of their memory",
+        "Operations that have ended and released their memory",
         labels=["connector", "kind", "status"],
     )
     moved = CounterMetricFamily(
@@ -100,7 +100,7 @@ def _operations(by_name: dict[str, list[ConnectorStats]]) -> Iterator[Metric]:
     )
     latency = HistogramMetricFamily(
         "nixl_connect_operation_seconds",
-        "How long complete operations took, from the call that made them to their end",
+        "How long complete operations took, from the call that made them to completion",
         labels=["connector", "kind"],
     )
     for name, all_stats in by_name.items():

@@ -26,7 +26,7 @@ async def measure(
     begin: Callable[[Work], None],
     end: Callable[[Result], None],
 ) -> list[Result]:
-    """Measure each work in turn; `begin` and `end` are told of each.
+    """Measure one work after another; `begin` and `end` are called for each.
 
     Raises
     ------

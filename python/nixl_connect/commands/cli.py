@@ -58,7 +58,7 @@ def doctor_command(as_json: Json = False) -> None:
 
     The exit status is 1 when the library does not work here.
     """
-    with Console(stderr=True).status("looking"):
+    with Console(stderr=True).status("checking"):
         findings = doctor.examine()
     verdict = doctor.verdict(findings)
     if as_json:
@@ -189,7 +189,7 @@ def _measure(
 
 
 def _table(results: list[Result]) -> Table:
-    table = Table(title="whole reads: offer, metadata, transfer, both ends seen")
+    table = Table(title="whole reads: offer, metadata, transfer, completion on both sides")
     for heading in ("size", "in flight", "p50", "p99", "reads/s", "GB/s"):
         table.add_column(heading, justify="right")
     for r in results:

@@ -87,7 +87,7 @@ async def _gpu() -> dict[str, object]:
             waiting = asyncio.ensure_future(offer.wait_for_completion())
             await asyncio.wait({waiting, said}, return_when=asyncio.FIRST_COMPLETED)
             if said.done():
-                # It has ended before its time, or just now; why, it says.
+                # The child has ended, early or just now; it says why.
                 waiting.cancel()
                 break
         child.stdin.close()
