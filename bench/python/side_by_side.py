@@ -323,7 +323,7 @@ def machine() -> dict[str, Any]:
 
 
 def gpus() -> dict[str, Any]:
-    from nixl_connect._cuda import CudaError, Driver
+    from nixl_connect.commands._cuda import CudaError, Driver
 
     try:
         driver = Driver()

@@ -2,15 +2,19 @@
 
 A drop-in for ``dynamo.nixl_connect``: one side offers memory with `Connector.create_readable`
 or `Connector.create_writable` and sends the operation's metadata by any channel; the other
-side reads or writes it with `Connector.begin_read` or `Connector.begin_write`; both await
-the end.
+side reads or writes it with `Connector.begin_read` or `Connector.begin_write`; both await its
+completion.
 """
 
 from __future__ import annotations
 
 from . import _core
-from .connector import Connection, Connector, OperationCall
-from .descriptor import Descriptor, DescriptorList
+from ._call import OperationCall
+from ._operation import AbstractOperation, OperationKind, OperationStatus
+from ._remote import Remote
+from .connection import Connection
+from .connector import Connector
+from .descriptor import Descriptor, DescriptorList, SerializedDescriptor
 from .device import Device, DeviceKind
 from .errors import (
     BackendError,
@@ -26,16 +30,12 @@ from .errors import (
     RemoteFailedError,
     TransferError,
 )
-from .metadata import RdmaMetadata, SerializedDescriptor
+from .metadata import RdmaMetadata
 from .operations import (
-    AbstractOperation,
     ActiveOperation,
-    OperationKind,
-    OperationStatus,
     PassiveOperation,
     ReadableOperation,
     ReadOperation,
-    Remote,
     WritableOperation,
     WriteOperation,
 )

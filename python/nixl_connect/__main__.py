@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     try:
-        from .cli import main as run
+        from .commands.cli import main as run
     except ImportError as error:
         if error.name not in ("typer", "rich"):
             raise

@@ -19,14 +19,13 @@ _SHORTEST_KEY = 16
 _SEPARATOR = "."
 
 
-def check_auth_key(auth_key: bytes | None) -> bytes | None:
+def check_auth_key(auth_key: bytes | None) -> None:
     if auth_key is None:
-        return None
+        return
     if not isinstance(auth_key, bytes):
         raise TypeError(f"auth_key: expected bytes or None, got {type(auth_key).__name__}")
     if len(auth_key) < _SHORTEST_KEY:
         raise ValueError(f"auth_key: expected at least {_SHORTEST_KEY} bytes, got {len(auth_key)}")
-    return auth_key
 
 
 def _signature(auth_key: bytes, metadata: RdmaMetadata, notification_key: str) -> str:

@@ -1,6 +1,6 @@
 """What an operation on a GPU's memory waits for: the work that its streams have been given so far.
 
-An event is recorded in each stream when an operation is asked for, and looked at by the core's
+An event is recorded in each stream when an operation is asked for, and polled by the core's
 engine. No thread waits for CUDA; for what else torch can do, and for JAX, one of their own does.
 """
 
@@ -13,7 +13,8 @@ from typing import Any
 
 from . import _core
 from ._default import Default
-from .descriptor import HOST, Descriptor, DescriptorList
+from ._inspect import HOST
+from .descriptor import Descriptor, DescriptorList
 from .device import Device, DeviceKind
 
 __all__ = ["Fences", "fences"]

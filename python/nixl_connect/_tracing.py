@@ -1,18 +1,28 @@
 """OpenTelemetry spans around operations, where the program uses that package's SDK.
 
-A span begins when the operation is made and ends when its end is seen: by a wait, by the end of
-a ``with`` block, or by the operation's own end. Its parent is the span that was current then.
+A span begins when the operation is made. It ends when a wait reports completion or failure, when
+the ``with`` block ends, or when the operation is collected. Its parent is the span that was current
+at its beginning.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from .operations import AbstractOperation
+from ._core import Connection as CoreConnection
+from .descriptor import Descriptor
 
 __all__ = ["OperationSpan", "tracer"]
+
+
+class Traced(Protocol):
+    """What a span tells of an operation."""
+
+    _core: CoreConnection
+
+    @property
+    def local_descriptors(self) -> list[Descriptor]: ...
 
 
 def tracer() -> Any:
@@ -25,9 +35,9 @@ def tracer() -> Any:
 
 
 class OperationSpan:
-    """The span of one operation. Ended by itself at the latest when it is collected."""
+    """The span of one operation. It ends at the latest when it is collected."""
 
-    def __init__(self, tracer: Any, operation: AbstractOperation, began: int) -> None:
+    def __init__(self, tracer: Any, operation: Traced, began: int) -> None:
         from opentelemetry.trace import SpanKind
 
         local = operation.local_descriptors

@@ -2,155 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import inspect
-import logging
-import socket
-import sys
 import time
 import uuid
-import weakref
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from contextlib import AbstractAsyncContextManager
-from functools import cached_property, partial
-from types import TracebackType
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from . import _asyncio, _core, _streams
+from ._arguments import check_count, check_timeout
+from ._call import OperationCall, OperationT, coroutine_function
 from ._default import Default
 from ._library import load_cuda_runtime, nixl_library_candidates
 from ._signing import check_auth_key
 from ._tracing import OperationSpan, tracer
+from ._worker import Worker
+from .connection import Connection
 from .descriptor import Descriptor, DescriptorList
 from .metadata import RdmaMetadata
-from .operations import (
-    AbstractOperation,
-    ReadableOperation,
-    ReadOperation,
-    WritableOperation,
-    WriteOperation,
-    check_timeout,
-)
-from .stats import ConnectorStats
+from .operations import ReadableOperation, ReadOperation, WritableOperation, WriteOperation
 
 __all__ = ["Connection", "Connector", "OperationCall"]
 
-_log = logging.getLogger("nixl_connect")
 
-OperationT = TypeVar("OperationT", bound=AbstractOperation)
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-
-
-def _coroutine_function(function: FunctionT) -> FunctionT:
-    """Have `inspect.iscoroutinefunction`, and so `unittest.mock`, take it for what it is."""
-    if sys.version_info >= (3, 12):
-        return inspect.markcoroutinefunction(function)
-    # What asyncio and unittest.mock ask for before; inspect itself cannot be told.
-    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
-    return function
-
-
-def _check_count(value: int, argument: str, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument}: expected int, got {type(value).__name__}")
-    if not least <= value <= most:
-        raise ValueError(f"{argument}: expected {least} to {most}, got {value}")
-    return value
-
-
-class OperationCall(Coroutine[Any, Any, OperationT], AbstractAsyncContextManager[OperationT]):
-    """What a connector's factories return: a coroutine that can also be entered.
-
-    ``op = await connector.create_readable(d)``, or ``async with connector.create_readable(d)
-    as op:``, which cancels the operation at the end of the block if it has not ended.
-    """
-
-    __slots__ = ("_coroutine", "_operation")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, OperationT]) -> None:
-        self._coroutine = coroutine
-
-    def __await__(self) -> Generator[Any, Any, OperationT]:
-        return self._coroutine.__await__()
-
-    def send(self, value: Any) -> Any:
-        return self._coroutine.send(value)
-
-    def throw(self, *args: Any) -> Any:
-        return self._coroutine.throw(*args)
-
-    def close(self) -> None:
-        self._coroutine.close()
-
-    async def __aenter__(self) -> OperationT:
-        self._operation = await self._coroutine
-        return self._operation
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._operation.__exit__(exc_type, exc_value, traceback)
-
-
-class Connection:
-    """The local side of one operation, or a handle on a connector's agent.
-
-    Each operation has its own. All connections of a connector share its agent.
-
-    Parameters
-    ----------
-    connector
-        The connector.
-    number
-        A number above 0; the name is ``<connector>-<number>``.
-    """
-
-    def __init__(self, connector: Connector, number: int) -> None:
-        if not isinstance(connector, Connector):
-            raise TypeError(f"connector: expected Connector, got {type(connector).__name__}")
-        if not isinstance(number, int):
-            raise TypeError(f"number: expected int, got {type(number).__name__}")
-        if number <= 0:
-            raise ValueError(f"number: expected a number above 0, got {number}")
-        self._connector = connector
-        self._connector_core = connector._core
-        self._name = f"{connector.name}-{number}"
-
-    @property
-    def connector(self) -> Connector:
-        """The connector."""
-        return self._connector
-
-    @property
-    def name(self) -> str:
-        """``<connector>-<number>``."""
-        return self._name
-
-    @property
-    def metadata(self) -> bytes:
-        """The agent's whole NIXL metadata: how to reach it, and every registered region.
-
-        What an operation sends (`PassiveOperation.metadata`) tells of its own regions only.
-        Blocks until the agent is made.
-        """
-        return self._connector._core.agent_metadata()
-
-    async def initialize(self) -> None:
-        """Make the agent, if that has not been done."""
-        await self._connector._started()
-
-    def __repr__(self) -> str:
-        return f"Connection(name={self._name!r})"
-
-    def __str__(self) -> str:
-        return self._name
-
-
-class Connector:
+class Connector(Worker):
     """Moves memory between this process and others.
 
     One connector has one NIXL agent and one thread that drives it. Both are made at the first
@@ -176,8 +50,9 @@ class Connector:
     linger
         Seconds that the memory of a passive operation stays registered and alive which was
         cancelled, or whose deadline has passed, after its metadata was taken: a peer's transfer
-        may be under way, and without RDMA hardware nothing else keeps its bytes out. It ends
-        sooner when the peer reports its end; with ``math.inf`` only then, or at `close`.
+        may be in flight, and without RDMA hardware nothing else keeps its bytes out. It is
+        released sooner when the peer reports completion or failure; with ``math.inf`` only then,
+        or at `close`.
     auth_key
         A secret of 16 bytes or more that workers share. What operations send is then signed
         with it (HMAC-SHA256), and metadata is refused, before it is parsed, that is not signed
@@ -189,10 +64,10 @@ class Connector:
         Seconds that the engine keeps polling at full speed after something has happened:
         latency, for processor time.
     max_pause
-        The longest pause, in seconds, between two looks while an operation is pending: what an
+        The longest pause, in seconds, between two polls while an operation is pending: what an
         offer that waits costs, against how soon its peer is answered. Pauses grow with the time
         since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s. A transfer
-        may need two looks.
+        may need two polls.
     engines
         NIXL agents, each with a thread, from 1 to 64: the first for all small operations, the
         others for large ones on host memory (from 1 MiB), each of which is cut in as many parts
@@ -238,12 +113,10 @@ class Connector:
             )
         if default_timeout is not None:
             check_timeout(default_timeout, "default_timeout")
-        self._auth_key = check_auth_key(auth_key)
-        self._worker_id = worker_id
-        self._hostname = socket.gethostname()
+        check_auth_key(auth_key)
         candidates = nixl_library_candidates()
         load_cuda_runtime(candidates)
-        self._core = _core.Connector(
+        core = _core.Connector(
             name=worker_id,
             backend=backend,
             backend_parameters=dict(backend_parameters or {}),
@@ -254,51 +127,13 @@ class Connector:
             nixl_library_candidates=candidates,
             spin=check_timeout(spin, "spin"),
             max_pause=check_timeout(max_pause, "max_pause"),
-            engines=_check_count(engines, "engines", 1, 64),
-            inline_limit=_check_count(inline_limit, "inline_limit", 0, 1 << 40),
+            engines=check_count(engines, "engines", 1, 64),
+            inline_limit=check_count(inline_limit, "inline_limit", 0, 1 << 40),
         )
-        self._shared_connection = Connection(self, self._core.next_connection_number())
+        super().__init__(worker_id, core, auth_key)
         self._tracer = tracer()
-        _open[id(self)] = self
 
-    @property
-    def name(self) -> str:
-        """The worker's name."""
-        return self._worker_id
-
-    @property
-    def nixl_library(self) -> str:
-        """Path of the NIXL library in use; empty before the agent is made."""
-        return self._core.nixl_library
-
-    @property
-    def hostname(self) -> str:
-        """The name of this host."""
-        return self._hostname
-
-    @cached_property
-    def is_cuda_available(self) -> bool:
-        """Whether CUDA has a device here.
-
-        Asking initialises CUDA, after which a forked child cannot use it.
-        """
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            return bool(torch.cuda.is_available())
-        import ctypes
-
-        try:
-            cuda = ctypes.CDLL("libcuda.so.1")
-        except OSError:
-            return False
-        count = ctypes.c_int()
-        return (
-            cuda.cuInit(0) == 0
-            and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0
-            and count.value > 0
-        )
-
-    @_coroutine_function
+    @coroutine_function
     def create_readable(
         self,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
@@ -334,7 +169,7 @@ class Connector:
         after = _streams.fences(stream, local_descriptors)
         return OperationCall(self._create(ReadableOperation, local_descriptors, timeout, after))
 
-    @_coroutine_function
+    @coroutine_function
     def create_writable(
         self,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
@@ -346,7 +181,7 @@ class Connector:
         after = _streams.fences(stream, local_descriptors)
         return OperationCall(self._create(WritableOperation, local_descriptors, timeout, after))
 
-    @_coroutine_function
+    @coroutine_function
     def begin_read(
         self,
         remote_metadata: RdmaMetadata,
@@ -357,7 +192,7 @@ class Connector:
     ) -> OperationCall[ReadOperation]:
         """Begin to read what a peer offers.
 
-        The transfer is under way when the call returns, or as soon as the GPU has done what
+        The transfer is in flight when the call returns, or as soon as the GPU has done what
         `stream` was given before, and needs no further asking.
 
         Parameters
@@ -372,7 +207,7 @@ class Connector:
             deadline; the connector's ``default_timeout`` when not given.
         stream
             As of `create_readable`: what still uses the memory is done before the data arrives.
-            The transfer is under way when the stream's work is done.
+            The transfer is in flight when the stream's work is done.
 
         Raises
         ------
@@ -387,7 +222,7 @@ class Connector:
         after = _streams.fences(stream, local_descriptors)
         return OperationCall(self._begin_read(remote_metadata, local_descriptors, timeout, after))
 
-    @_coroutine_function
+    @coroutine_function
     def begin_write(
         self,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
@@ -443,88 +278,6 @@ class Connector:
         """As `begin_write`, for threads without an event loop."""
         self._core.wait_started()
         return self._make(WriteOperation, local_descriptors, remote_metadata, timeout, stream)
-
-    def stats(self) -> ConnectorStats:
-        """What the connector has done and holds at this moment.
-
-        Starts nothing, and never waits for longer than a millisecond: while the engine is in
-        the middle of a large copy, its figures are as of before.
-        """
-        return ConnectorStats._of(self._core.stats())
-
-    async def initialize(self) -> None:
-        """Deprecated: does nothing. The agent is made when it is needed."""
-
-    def close(self) -> None:
-        """End every operation and give the agent back.
-
-        Operations that have not ended fail with `ConnectorClosedError`; transfers that are
-        under way get up to a second to come to their end, and their memory is let go when
-        nothing can write to it any more. Blocks meanwhile; `aclose` does not. May be called
-        again, from any thread, and in a forked child.
-        """
-        _open.pop(id(self), None)
-        if not self._core.closed:
-            _log.info("%r is closing", self)
-        self._core.close()
-
-    async def aclose(self) -> None:
-        """As `close`, without blocking the event loop."""
-        await asyncio.get_running_loop().run_in_executor(None, self.close)
-
-    def __enter__(self) -> Connector:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Connector:
-        await self._started()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Connector):
-            return NotImplemented
-        return self._worker_id == other._worker_id
-
-    def __hash__(self) -> int:
-        return hash(self._worker_id)
-
-    def __repr__(self) -> str:
-        state = ", closed" if self._core.closed else ""
-        return f"Connector(worker_id={self._worker_id!r}, hostname={self._hostname!r}{state})"
-
-    def __str__(self) -> str:
-        return self._worker_id
-
-    async def _create_connection(self) -> Connection:
-        """The connector's shared connection, the same at each call; makes the agent."""
-        await self._started()
-        return self._shared_connection
-
-    def _connection_named(self, name: str) -> Connection:
-        return Connection(self, int(name.rpartition("-")[2]))
-
-    async def _started(self) -> None:
-        core = self._core
-        if not core.check_started():
-            core.start()
-            await _asyncio.wait_for(core.notify_started)
-            core.check_started()
-            _log.info("%r has made its agent, with %s", self, core.nixl_library)
 
     def _make(self, operation: Callable[..., OperationT], *arguments: Any) -> OperationT:
         if self._tracer is None:
@@ -585,19 +338,3 @@ class Connector:
         if not self._core.check_started():
             await self._started()
         return self._make(WriteOperation, local_descriptors, remote_metadata, timeout, after)
-
-
-# By identity: connectors of one name are equal, and each has an agent of its own.
-_open: weakref.WeakValueDictionary[int, Connector] = weakref.WeakValueDictionary()
-
-
-def open_connectors() -> list[Connector]:
-    """The connectors of this process that are not closed."""
-    return list(_open.values())
-
-
-@atexit.register
-def _close_all() -> None:
-    """Close what is open while the interpreter still works."""
-    for connector in open_connectors():
-        connector.close()

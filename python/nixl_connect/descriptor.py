@@ -2,196 +2,59 @@
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast, overload
+from functools import lru_cache
+from typing import Any, Protocol, overload
 from weakref import WeakKeyDictionary
 
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
 from . import _core
+from ._inspect import as_device, memory_of
 from .device import Device, DeviceKind
-from .metadata import SerializedDescriptor
 
-if TYPE_CHECKING:
-    from .connector import Connection, Connector
+__all__ = ["Descriptor", "DescriptorList", "SerializedDescriptor"]
 
-__all__ = ["Descriptor", "DescriptorList"]
-
-_EXPECTED = (
-    "expected a torch.Tensor, an (array, device) pair, bytes or bytearray, a (ptr, size, "
-    "device, owner) tuple, or an object with DLPack, the buffer protocol, __array_interface__ "
-    "or __cuda_array_interface__"
-)
-
-# DLPack's device types, from its header (dmlc/dlpack, DLDeviceType).
-_DLPACK_KINDS = {
-    1: DeviceKind.HOST,
-    2: DeviceKind.CUDA,
-    3: DeviceKind.HOST,  # CUDA's pinned host memory
-    10: DeviceKind.CUDA,  # ROCm, which NIXL takes for CUDA
-    11: DeviceKind.HOST,  # ROCm's pinned host memory
-    13: DeviceKind.CUDA,  # CUDA's managed memory
-    14: DeviceKind.XPU,  # oneAPI
-}
+_CONFIG = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Memory:
-    """What is found out about an object before it becomes a descriptor."""
+class Registrar(Protocol):
+    """A `Connection` or a `Connector`: what memory is registered with by hand."""
 
-    __slots__ = ("address", "device", "owner", "size", "source", "writable")
-
-    def __init__(
-        self,
-        address: int,
-        size: int,
-        device: Device,
-        owner: object,
-        writable: bool,
-        source: object = None,
-    ) -> None:
-        self.address = address
-        self.size = size
-        self.device = device
-        self.owner = owner
-        self.writable = writable
-        self.source = source
+    @property
+    def name(self) -> str: ...
+    @property
+    def _registrar_core(self) -> _core.Connector: ...
 
 
-HOST = Device((DeviceKind.HOST, 0))
-"""The one that every descriptor of host memory has."""
+@lru_cache(maxsize=256)
+def _wire_device(name: str) -> str:
+    text = name.strip().lower()
+    Device(text)
+    return text
 
 
-def _from_torch(tensor: Any) -> _Memory:
-    kinds = {"cpu": DeviceKind.HOST, "cuda": DeviceKind.CUDA, "xpu": DeviceKind.XPU}
-    kind = kinds.get(tensor.device.type)
-    if kind is None:
-        raise TypeError(f"data: expected a tensor on cpu, cuda or xpu, got one on {tensor.device}")
-    # A copy can be sent, but nothing that arrives in it would reach the tensor given.
-    writable = tensor.is_contiguous()
-    if not writable:
-        tensor = tensor.contiguous()
-    device = HOST if kind is DeviceKind.HOST else Device((kind, tensor.get_device()))
-    return _Memory(
-        tensor.data_ptr(), tensor.numel() * tensor.element_size(), device, tensor, writable, tensor
-    )
+class SerializedDescriptor(BaseModel):
+    """A region of the passive side's memory."""
 
+    model_config = _CONFIG
 
-def _from_buffer(data: object) -> _Memory:
-    # The view is an export: the memory can be neither resized nor freed while it lives.
-    view = memoryview(data)  # type: ignore[arg-type]
-    address, size, writable, contiguous = _core.buffer_info(view)
-    if contiguous:
-        return _Memory(address, size, HOST, view, writable)
-    copy = view.tobytes()
-    address, size, _, _ = _core.buffer_info(copy)
-    return _Memory(address, size, HOST, copy, False)
+    device: str = "cpu"
+    """``"cpu"``, ``"cuda:<id>"`` or ``"xpu:<id>"``."""
+    ptr: int = Field(0, gt=0, lt=1 << 64)
+    """Address of the first byte, in the passive side's process; never 0."""
+    size: int = Field(0, ge=0, lt=1 << 64)
+    """Bytes."""
 
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        return _wire_device(value)
 
-def _from_interface(data: object, interface: dict[str, Any], device: Device) -> _Memory:
-    """An object with ``__array_interface__`` or ``__cuda_array_interface__``.
-
-    Their form: https://numpy.org/doc/stable/reference/arrays.interface.html and
-    https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html
-    """
-    address, read_only = interface["data"]
-    # A byte order, a kind, the item's bytes, and for times a unit: "<f4", "<M8[ns]".
-    item = int(interface["typestr"][2:].partition("[")[0])
-    size = item
-    for length in interface["shape"]:
-        size *= length
-    if not _is_dense(interface["shape"], interface.get("strides"), item):
-        raise ValueError(
-            f"data: expected contiguous memory, got an array with shape {interface['shape']} "
-            f"and strides {interface['strides']}; make it contiguous first"
-        )
-    return _Memory(address, size, device, data, not read_only, data)
-
-
-def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...] | None, item: int) -> bool:
-    if strides is None or 0 in shape:
-        return True
-    axes_in_order = list(zip(shape, strides, strict=True))
-    for axes in (axes_in_order[::-1], axes_in_order):
-        expected = item
-        for length, stride in axes:
-            if length != 1 and stride != expected:
-                break
-            expected *= length
-        else:
-            return True
-    return False
-
-
-def _from_dlpack(data: object) -> _Memory:
-    address, size, writable, contiguous, device_type, device_id, owner = _core.dlpack_info(data)
-    kind = _DLPACK_KINDS.get(device_type)
-    if kind is None:
-        raise TypeError(f"data: expected memory of a host, CUDA or XPU device, got {device_type}")
-    if not contiguous:
-        raise ValueError(
-            "data: expected contiguous memory, got a strided array; make it contiguous first"
-        )
-    device = HOST if kind is DeviceKind.HOST else Device((kind, device_id))
-    # The object is kept too: it may be what keeps its exports valid.
-    return _Memory(address, size, device, (data, owner), writable, data)
-
-
-def _cuda_device_of(data: object, interface: dict[str, Any]) -> Device:
-    number = _core.cuda_device_of(interface["data"][0])
-    if number is None:  # no driver, as under ROCm
-        device = getattr(data, "device", None)
-        number = getattr(device, "id", device)
-    return Device((DeviceKind.CUDA, number if isinstance(number, int) else 0))
-
-
-def _from_object(data: object) -> _Memory:
-    interface = getattr(data, "__cuda_array_interface__", None)
-    if interface is not None:
-        return _from_interface(data, interface, _cuda_device_of(data, interface))
-    try:
-        return _from_buffer(data)
-    except (TypeError, BufferError, ValueError):
-        pass
-    interface = getattr(data, "__array_interface__", None)
-    if interface is not None:
-        return _from_interface(data, interface, HOST)
-    if hasattr(data, "__dlpack__"):
-        return _from_dlpack(data)
-    raise TypeError(f"data: {_EXPECTED}; got {type(data).__name__}")
-
-
-def _from_tuple(data: tuple[Any, ...]) -> _Memory:
-    if len(data) >= 2 and isinstance(data[0], int) and isinstance(data[1], int):
-        if len(data) > 4:
-            raise TypeError(f"data: {_EXPECTED}; got a tuple of {len(data)}")
-        device = _as_device(data[2]) if len(data) >= 3 else HOST
-        owner = data[3] if len(data) == 4 else None
-        return _Memory(data[0], data[1], device, owner, True)
-    if len(data) == 2:
-        memory = _from_object(data[0])
-        memory.device = _as_device(data[1])
-        memory.source = data[0]
-        return memory
-    raise TypeError(f"data: {_EXPECTED}; got a tuple of {len(data)}")
-
-
-def _as_device(value: object) -> Device:
-    if isinstance(value, str):
-        value = Device(value)
-    if isinstance(value, Device):
-        return HOST if value.kind is DeviceKind.HOST else value
-    raise TypeError(f"data: expected a Device or str as the device, got {type(value).__name__}")
-
-
-def _inspect(data: object) -> _Memory:
-    if data is None:
-        raise ValueError(f"data: {_EXPECTED}; got None")
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(data, torch.Tensor):
-        return _from_torch(data)
-    if isinstance(data, tuple):
-        return _from_tuple(data)
-    return _from_object(data)
+    def to_descriptor(self) -> Descriptor:
+        """The region as a `Descriptor`; its address means nothing in this process."""
+        return Descriptor((self.ptr, self.size, self.device, None))
 
 
 class Descriptor(_core.Descriptor):
@@ -229,7 +92,7 @@ class Descriptor(_core.Descriptor):
     """What knows the stream that the memory is used on, of memory that is not the host's."""
 
     def __init__(self, data: Any) -> None:
-        memory = _inspect(data)
+        memory = memory_of(data)
         if memory.address == 0 or memory.size <= 0:
             raise ValueError(
                 "data: expected at least one byte at an address that is not null, got "
@@ -296,7 +159,7 @@ class Descriptor(_core.Descriptor):
             )
         return serialized.to_descriptor()
 
-    def register_with_connector(self, connection: Connection | Connector) -> None:
+    def register_with_connector(self, connection: Registrar) -> None:
         """Register the memory with a connector, or a connection's connector, and keep it so.
 
         Operations that use the descriptor, or parts of its memory, then need not register it.
@@ -310,11 +173,11 @@ class Descriptor(_core.Descriptor):
         TransferError
             When NIXL refuses, or the connector is closed.
         """
-        core = _core_of_either(connection)
+        core = _core_of(connection)
         if core not in self._registrations:
             self._registrations[core] = core.register_memory(self)
 
-    def deregister_with_connector(self, connection: Connection | Connector) -> None:
+    def deregister_with_connector(self, connection: Registrar) -> None:
         """Take back `register_with_connector`. Operations that use the memory keep it.
 
         Raises
@@ -324,7 +187,7 @@ class Descriptor(_core.Descriptor):
         RuntimeError
             When the memory is not registered with that connector.
         """
-        registration = self._registrations.pop(_core_of_either(connection), None)
+        registration = self._registrations.pop(_core_of(connection), None)
         if registration is None:
             raise RuntimeError(
                 f"connection: expected one of a connector that {self!r} is registered with, "
@@ -372,7 +235,7 @@ class DescriptorList(_core.DescriptorList):
     def __init__(
         self, addresses: Any, sizes: Any, device: Device | str = "cpu", owner: object = None
     ) -> None:
-        device = _as_device(device)
+        device = as_device(device)
         if isinstance(sizes, int):
             sizes = array("Q", [sizes]) if 0 <= sizes < 1 << 64 else array("q", [-1])
         try:
@@ -426,14 +289,9 @@ class DescriptorList(_core.DescriptorList):
 Sequence.register(DescriptorList)
 
 
-def core_of(connection: Connection) -> _core.Connector:
-    """The core's connector behind a connection. Raises `TypeError` for anything else."""
+def _core_of(registrar: Registrar) -> _core.Connector:
     try:
-        return connection._connector_core
+        return registrar._registrar_core
     except AttributeError:
         pass
-    raise TypeError(f"connection: expected Connection, got {type(connection).__name__}")
-
-
-def _core_of_either(connection: Connection | Connector) -> _core.Connector:
-    return core_of(cast("Connection", getattr(connection, "_shared_connection", connection)))
+    raise TypeError(f"connection: expected Connection, got {type(registrar).__name__}")

@@ -27,7 +27,7 @@ class TransferError(RuntimeError):
 
 
 class OperationStateError(TransferError):
-    """The call does not fit the operation's state, as `results()` before the end."""
+    """The call does not fit the operation's state, as `results()` before completion."""
 
 
 class ConnectorClosedError(TransferError):

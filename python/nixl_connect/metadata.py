@@ -6,51 +6,13 @@ meanings, so that each side may be either library. They can be fields of other m
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from pydantic import BaseModel, ConfigDict, field_validator
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
-from .device import Device
-
-if TYPE_CHECKING:
-    from .descriptor import Descriptor
+from .descriptor import Descriptor, SerializedDescriptor
 
 __all__ = ["RdmaMetadata", "SerializedDescriptor"]
 
-
-@lru_cache(maxsize=256)
-def _wire_device(name: str) -> str:
-    text = name.strip().lower()
-    Device(text)
-    return text
-
-
 _CONFIG = ConfigDict(extra="forbid", frozen=True)
-
-
-class SerializedDescriptor(BaseModel):
-    """A region of the passive side's memory."""
-
-    model_config = _CONFIG
-
-    device: str = "cpu"
-    """``"cpu"``, ``"cuda:<id>"`` or ``"xpu:<id>"``."""
-    ptr: int = Field(0, gt=0, lt=1 << 64)
-    """Address of the first byte, in the passive side's process; never 0."""
-    size: int = Field(0, ge=0, lt=1 << 64)
-    """Bytes."""
-
-    @field_validator("device")
-    @classmethod
-    def _check_device(cls, value: str) -> str:
-        return _wire_device(value)
-
-    def to_descriptor(self) -> Descriptor:
-        """The region as a `Descriptor`; its address means nothing in this process."""
-        from .descriptor import Descriptor
-
-        return Descriptor((self.ptr, self.size, self.device, None))
 
 
 class RdmaMetadata(BaseModel):

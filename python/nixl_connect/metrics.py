@@ -14,7 +14,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from .connector import Connector, open_connectors
+from ._worker import open_workers
+from .connector import Connector
 from .stats import ConnectorStats, OperationStats
 
 __all__ = ["ConnectorCollector"]
@@ -22,7 +23,7 @@ __all__ = ["ConnectorCollector"]
 _GAUGES = {
     "fenced": "Operations that wait for work on a GPU",
     "waiting": "Passive operations that wait for a peer, or linger",
-    "in_flight": "Transfers that NIXL has not ended",
+    "in_flight": "Transfers that NIXL has not completed",
     "registered_regions": "Regions that are registered with NIXL",
     "peers": "Remote agents that are loaded",
 }
@@ -60,7 +61,7 @@ class ConnectorCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         by_name: dict[str, list[ConnectorStats]] = {}
-        for connector in self._connectors or open_connectors():
+        for connector in self._connectors or open_workers():
             by_name.setdefault(connector.name, []).append(connector.stats())
         yield from _operations(by_name)
         notifications = CounterMetricFamily(
@@ -91,7 +92,7 @@ def _sum(all_stats: list[ConnectorStats], figure: str) -> float:
 def _operations(by_name: dict[str, list[ConnectorStats]]) -> Iterator[Metric]:
     ended = CounterMetricFamily(
         "nixl_connect_operations",
-        "Operations that have ended and let go of their memory",
+        "Operations that have ended and released their memory",
         labels=["connector", "kind", "status"],
     )
     moved = CounterMetricFamily(
@@ -99,7 +100,7 @@ def _operations(by_name: dict[str, list[ConnectorStats]]) -> Iterator[Metric]:
     )
     latency = HistogramMetricFamily(
         "nixl_connect_operation_seconds",
-        "How long complete operations took, from the call that made them to their end",
+        "How long complete operations took, from the call that made them to completion",
         labels=["connector", "kind"],
     )
     for name, all_stats in by_name.items():

@@ -10,7 +10,7 @@ __all__ = ["ConnectorStats", "OperationStats"]
 
 @dataclass(frozen=True)
 class OperationStats:
-    """What became of the operations of one kind that have ended and let go of their memory."""
+    """What became of the operations of one kind that have ended and released their memory."""
 
     complete: int
     cancelled: int
@@ -40,13 +40,13 @@ class ConnectorStats:
     waiting: int
     """Passive operations that wait for a peer, or linger."""
     in_flight: int
-    """Transfers that NIXL has not ended."""
+    """Transfers that NIXL has not completed."""
     registered_regions: int
     """Regions that are registered with NIXL, by hand or for an operation."""
     peers: int
     """Remote agents that are loaded."""
     notifications_matched: int
-    """Operations whose peer has told of their end."""
+    """Operations whose peer has reported completion or failure."""
     notifications_unknown: int
     """Late, duplicate and foreign notifications; counted and dropped."""
     notifications_sent: int

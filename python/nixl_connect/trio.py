@@ -17,7 +17,7 @@ import itertools
 import trio
 
 from . import _core
-from .operations import AbstractOperation
+from ._operation import AbstractOperation
 
 __all__ = ["wait_for_completion"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nixl_connect._cuda import Driver
+from nixl_connect.commands._cuda import Driver
 
 STAND_IN = os.environ.get("FAKE_CUDA_LIVE") == "1"
 if not STAND_IN:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nixl_connect import benchmark, doctor
+from nixl_connect.commands import bench_peer, bench_serve, bench_work, doctor
 
 ENVIRONMENT_NIXL = "NIXL_CONNECT_NIXL_LIBRARY"
 
@@ -89,7 +89,7 @@ def test_the_doctor_says_whether_rdma_reaches_a_gpu(tmp_path: Path) -> None:
 def test_a_probe_of_a_gpu_without_one_is_skipped() -> None:
     pytest.importorskip("torch")
     result = subprocess.run(
-        [sys.executable, "-m", "nixl_connect._probe", "cuda"],
+        [sys.executable, "-m", "nixl_connect.commands.probe", "cuda"],
         capture_output=True,
         text=True,
         check=True,
@@ -156,7 +156,7 @@ def test_bench_stops_at_ctrl_c() -> None:
 
 
 async def test_bench_refuses_another_version() -> None:
-    service = benchmark._Service(None, None)  # type: ignore[arg-type]
+    service = bench_serve._Service(None, None)  # type: ignore[arg-type]
     with pytest.raises(
         ValueError, match=r"expected version .* which is installed here, got 0\.0\.9"
     ):
@@ -186,18 +186,18 @@ async def test_bench_connect_waits_for_no_firewall(monkeypatch: pytest.MonkeyPat
         await asyncio.Event().wait()
 
     monkeypatch.setattr(asyncio, "open_connection", never)
-    monkeypatch.setattr(benchmark, "_PATIENCE_TO_CONNECT", 0.01)
-    with pytest.raises(benchmark.PeerError, match=r"no answer in 0\.01 s, as behind a firewall"):
-        async with benchmark.Server("127.0.0.1", 1).connected():
+    monkeypatch.setattr(bench_peer, "_CONNECT_TIMEOUT", 0.01)
+    with pytest.raises(bench_work.PeerError, match=r"no answer in 0\.01 s, as behind a firewall"):
+        async with bench_peer.Server("127.0.0.1", 1).connected():
             pass
 
 
 async def test_bench_asks_nobody_who_has_gone() -> None:
     reader = asyncio.StreamReader()
     reader.feed_eof()
-    lines = benchmark._Lines(reader, None)  # type: ignore[arg-type]
+    lines = bench_peer.Lines(reader, None)  # type: ignore[arg-type]
     await lines.listen()
-    with pytest.raises(benchmark.PeerError, match="has gone"):
+    with pytest.raises(bench_work.PeerError, match="has gone"):
         await lines.ask(what="offer", slot=0)
 
 
@@ -245,16 +245,16 @@ def test_bench_tells_what_is_wrong() -> None:
     [("1", [1]), ("4K,64k", [4096, 65536]), ("1MiB, 2 G".replace(" ", ""), [1 << 20, 2 << 30])],
 )
 def test_sizes(text: str, sizes: list[int]) -> None:
-    assert benchmark.parse_sizes(text) == sizes
+    assert bench_work.parse_sizes(text) == sizes
 
 
 @pytest.mark.parametrize("text", ["", "0", "K", "-1", "1.5M", "17G", "4K,", "x"])
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(ValueError, match="expected 1 to 16G"):
-        benchmark.parse_sizes(text)
+        bench_work.parse_sizes(text)
 
 
 @pytest.mark.parametrize("text", ["", "0", "4097", "x", "1,"])
 def test_wrong_counts(text: str) -> None:
     with pytest.raises(ValueError, match="expected numbers"):
-        benchmark.parse_counts(text)
+        bench_work.parse_counts(text)

@@ -14,7 +14,7 @@ import nixl_connect as nc
 import numpy as np
 import pytest
 from conftest import StartPeer, run_python
-from nixl_connect import doctor
+from nixl_connect.commands import doctor
 from peer import contents, on_devices
 
 

@@ -6,9 +6,9 @@ import functools
 from typing import Any
 
 import numpy as np
-from nixl_connect._cuda import Buffer as GpuBuffer
-from nixl_connect._cuda import Driver
 from nixl_connect._library import load_cuda_runtime, nixl_library_candidates
+from nixl_connect.commands._cuda import Buffer as GpuBuffer
+from nixl_connect.commands._cuda import Driver
 
 Buffer = Any
 """A ``numpy.ndarray`` of bytes, or a `GpuBuffer`."""

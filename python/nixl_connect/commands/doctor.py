@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from ._library import nixl_library_candidates
-from ._probe import answers
+from .._library import nixl_library_candidates
+from .probe import answers
 
 __all__ = ["Finding", "examine", "verdict"]
 
@@ -33,7 +33,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     subject: str
     state: str
@@ -44,7 +44,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything. Takes a few seconds; makes transfers over loopback."""
+    """Check everything. Takes a few seconds; makes transfers over loopback."""
     findings = [*_installed(), *_library(), *_limits(), *_devices()]
     host = _probe("host")
     findings += _host(host)
@@ -133,7 +133,7 @@ def _devices() -> Iterator[Finding]:
 def _probe(kind: str, **environment: str) -> dict[str, object]:
     """What another process finds of a kind of memory, and what UCX says meanwhile."""
     with subprocess.Popen(
-        [sys.executable, "-m", "nixl_connect._probe", kind],
+        [sys.executable, "-m", "nixl_connect.commands.probe", kind],
         env={**os.environ, "UCX_LOG_LEVEL": "info", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -163,7 +163,7 @@ def _host(host: dict[str, object]) -> Iterator[Finding]:
             str(host["error"]),
             "pip install nixl-connect[cu12] or nixl-connect[cu13]"
             if missing
-            else "run with UCX_LOG_LEVEL=debug and look at what UCX says",
+            else "run with UCX_LOG_LEVEL=debug and read what UCX says",
         )
         return
     library = Path(str(host["library"]))
@@ -209,7 +209,7 @@ def _gpus() -> dict[str, object]:
 
 
 # What UCX needs for each transport: a module of its own, and something of the host. What it makes
-# of it is seen in what it says of its endpoints.
+# of it shows in what it says of its endpoints.
 _NEEDS: dict[str, tuple[str, str, Callable[[], str]]] = {
     "rc": ("RDMA between hosts", "ib", _exists("/dev/infiniband", "RDMA device")),
     "cma": ("between processes of a host", "cma", lambda: _no_ptrace()),
@@ -289,7 +289,7 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("GPU", "absent", str(found["absent"]))
         return
     if "error" in found:
-        advice = "look at the driver's installation"
+        advice = "check the driver's installation"
         yield Finding("GPU", "warning", str(found["error"]), advice)
         return
     devices = cast("list[tuple[str, int]]", found["devices"])
@@ -315,6 +315,6 @@ def _gpu() -> Iterator[Finding]:
             "GPU memory between processes",
             "warning",
             "UCX does not use CUDA IPC, so it goes through host memory",
-            "look that the processes share an IPC namespace, and that UCX_TLS, if set, names "
+            "check that the processes share an IPC namespace, and that UCX_TLS, if set, names "
             "cuda_ipc and cuda_copy",
         )

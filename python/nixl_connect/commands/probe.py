@@ -72,7 +72,7 @@ async def _gpu() -> dict[str, object]:
     source.set(_DATA)
     async with nc.Connector("owner") as owner:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "nixl_connect._probe", "cuda-peer"),
+            *(sys.executable, "-m", "nixl_connect.commands.probe", "cuda-peer"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -87,7 +87,7 @@ async def _gpu() -> dict[str, object]:
             waiting = asyncio.ensure_future(offer.wait_for_completion())
             await asyncio.wait({waiting, said}, return_when=asyncio.FIRST_COMPLETED)
             if said.done():
-                # It has ended before its time, or just now; why, it says.
+                # The child has ended, early or just now; it says why.
                 waiting.cancel()
                 break
         child.stdin.close()

@@ -1,4 +1,4 @@
-"""The CUDA driver, for what looks at GPUs: the doctor, the tests and the benchmarks."""
+"""The CUDA driver, for the doctor, the tests and the benchmarks."""
 
 from __future__ import annotations
 

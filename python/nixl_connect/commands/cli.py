@@ -14,9 +14,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from . import benchmark, doctor
-from .device import Device
-from .errors import PeerUnreachableError, TransferError
+import nixl_connect as nc
+
+from . import doctor
+from .bench import measure
+from .bench_peer import Child, Server
+from .bench_plot import plot as draw
+from .bench_serve import serve
+from .bench_work import PeerError, Result, Work, parse_counts, parse_sizes, size_text
 
 app: typer.Typer = typer.Typer(
     help="Move memory between processes and machines with RDMA over NIXL.",
@@ -53,7 +58,7 @@ def doctor_command(as_json: Json = False) -> None:
 
     The exit status is 1 when the library does not work here.
     """
-    with Console(stderr=True).status("looking"):
+    with Console(stderr=True).status("checking"):
         findings = doctor.examine()
     verdict = doctor.verdict(findings)
     if as_json:
@@ -86,7 +91,7 @@ def bench_here(
 ) -> None:
     """Measure between two processes of this host, over loopback or shared memory."""
     if context.invoked_subcommand is None:
-        _measure(benchmark.Child(), sizes, in_flight, seconds, kind, plot, as_json)
+        _measure(Child(), sizes, in_flight, seconds, kind, plot, as_json)
 
 
 @bench_app.command("serve")
@@ -99,12 +104,12 @@ def bench_serve(
     Whoever can reach the port can have memory allocated here and read it: for trusted networks.
     """
     try:
-        asyncio.run(benchmark.serve(host, port))
+        asyncio.run(serve(host, port))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except OSError as error:
         _fail(f"{host} port {port} cannot be listened on: {error.strerror or error}")
-    except TransferError as error:
+    except nc.TransferError as error:
         _fail(str(error))
 
 
@@ -125,11 +130,11 @@ def bench_connect(
     as_json: Json = False,
 ) -> None:
     """Measure reads from a host where `bench serve` runs."""
-    _measure(benchmark.Server(host, port), sizes, in_flight, seconds, kind, plot, as_json)
+    _measure(Server(host, port), sizes, in_flight, seconds, kind, plot, as_json)
 
 
 def _measure(
-    peer: benchmark.Child | benchmark.Server,
+    peer: Child | Server,
     sizes: str,
     in_flight: str,
     seconds: float,
@@ -150,11 +155,11 @@ def _measure(
                 param_hint="--plot",
             )
     try:
-        Device(kind)
+        nc.Device(kind)
         works = [
-            benchmark.Work(size, count, seconds, kind)
-            for count in benchmark.parse_counts(in_flight)
-            for size in benchmark.parse_sizes(sizes)
+            Work(size, count, seconds, kind)
+            for count in parse_counts(in_flight)
+            for size in parse_sizes(sizes)
         ]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -162,17 +167,17 @@ def _measure(
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("connecting".ljust(24), total=len(works))
 
-        def begin(work: benchmark.Work) -> None:
+        def begin(work: Work) -> None:
             progress.update(bar, description=work.title.ljust(24))
 
-        def end(_: benchmark.Result) -> None:
+        def end(_: Result) -> None:
             progress.advance(bar)
 
         try:
-            results = asyncio.run(benchmark.measure(peer, works, begin, end))
-        except (benchmark.PeerError, TransferError) as error:
+            results = asyncio.run(measure(peer, works, begin, end))
+        except (PeerError, nc.TransferError) as error:
             advice = ""
-            if isinstance(error, PeerUnreachableError):
+            if isinstance(error, nc.PeerUnreachableError):
                 advice = "\nUCX_NET_DEVICES, on both hosts: an interface that leads to the other"
             _fail(f"{error}{advice}")
     if as_json:
@@ -180,16 +185,16 @@ def _measure(
     else:
         Console().print(_table(results))
     if plot is not None:
-        benchmark.plot(results, plot)
+        draw(results, plot)
 
 
-def _table(results: list[benchmark.Result]) -> Table:
-    table = Table(title="whole reads: offer, metadata, transfer, both ends seen")
+def _table(results: list[Result]) -> Table:
+    table = Table(title="whole reads: offer, metadata, transfer, completion on both sides")
     for heading in ("size", "in flight", "p50", "p99", "reads/s", "GB/s"):
         table.add_column(heading, justify="right")
     for r in results:
         table.add_row(
-            benchmark.size_text(r.work.size),
+            size_text(r.work.size),
             str(r.work.in_flight),
             f"{r.p50 * 1e6:,.0f} µs",
             f"{r.p99 * 1e6:,.0f} µs",

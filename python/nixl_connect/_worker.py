@@ -1,0 +1,171 @@
+"""A worker of this process: its name, and its NIXL agent from the first use to the close."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import socket
+import sys
+import weakref
+from functools import cached_property
+from types import TracebackType
+from typing import TypeVar
+
+from . import _asyncio, _core
+from .connection import Connection
+from .stats import ConnectorStats
+
+__all__ = ["Worker", "open_workers"]
+
+_log = logging.getLogger("nixl_connect")
+
+Self = TypeVar("Self", bound="Worker")
+
+
+class Worker:
+    """What a `Connector` is, apart from the operations that it makes."""
+
+    def __init__(self, worker_id: str, core: _core.Connector, auth_key: bytes | None) -> None:
+        self._worker_id = worker_id
+        self._hostname = socket.gethostname()
+        self._core = core
+        self._auth_key = auth_key
+        self._shared_connection = Connection(self, core.next_connection_number())
+        _open[id(self)] = self
+
+    @property
+    def name(self) -> str:
+        """The worker's name."""
+        return self._worker_id
+
+    @property
+    def nixl_library(self) -> str:
+        """Path of the NIXL library in use; empty before the agent is made."""
+        return self._core.nixl_library
+
+    @property
+    def hostname(self) -> str:
+        """The name of this host."""
+        return self._hostname
+
+    @cached_property
+    def is_cuda_available(self) -> bool:
+        """Whether CUDA has a device here.
+
+        Asking initialises CUDA, after which a forked child cannot use it.
+        """
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            return bool(torch.cuda.is_available())
+        import ctypes
+
+        try:
+            cuda = ctypes.CDLL("libcuda.so.1")
+        except OSError:
+            return False
+        count = ctypes.c_int()
+        return (
+            cuda.cuInit(0) == 0
+            and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0
+            and count.value > 0
+        )
+
+    def stats(self) -> ConnectorStats:
+        """What the connector has done and holds at this moment.
+
+        Starts nothing, and never waits for longer than a millisecond: while the engine is in
+        the middle of a large copy, its figures are as of before.
+        """
+        return ConnectorStats._of(self._core.stats())
+
+    async def initialize(self) -> None:
+        """Deprecated: does nothing. The agent is made when it is needed."""
+
+    def close(self) -> None:
+        """End every operation and give the agent back.
+
+        Operations that have not ended fail with `ConnectorClosedError`; transfers that are
+        in flight get up to a second to complete, and their memory is released when nothing can
+        write to it any more. Blocks meanwhile; `aclose` does not. May be called again, from any
+        thread, and in a forked child.
+        """
+        _open.pop(id(self), None)
+        if not self._core.closed:
+            _log.info("%r is closing", self)
+        self._core.close()
+
+    async def aclose(self) -> None:
+        """As `close`, without blocking the event loop."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self: Self) -> Self:
+        await self._started()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Worker):
+            return NotImplemented
+        return self._worker_id == other._worker_id
+
+    def __hash__(self) -> int:
+        return hash(self._worker_id)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._core.closed else ""
+        return f"Connector(worker_id={self._worker_id!r}, hostname={self._hostname!r}{state})"
+
+    def __str__(self) -> str:
+        return self._worker_id
+
+    async def _create_connection(self) -> Connection:
+        """The connector's shared connection, the same at each call; makes the agent."""
+        await self._started()
+        return self._shared_connection
+
+    @property
+    def _registrar_core(self) -> _core.Connector:
+        return self._core
+
+    async def _started(self) -> None:
+        core = self._core
+        if not core.check_started():
+            core.start()
+            await _asyncio.wait_for(core.notify_started)
+            core.check_started()
+            _log.info("%r has made its agent, with %s", self, core.nixl_library)
+
+
+# By identity: connectors of one name are equal, and each has an agent of its own.
+_open: weakref.WeakValueDictionary[int, Worker] = weakref.WeakValueDictionary()
+
+
+def open_workers() -> list[Worker]:
+    """The connectors of this process that are not closed."""
+    return list(_open.values())
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what is open while the interpreter still works."""
+    for connector in open_workers():
+        connector.close()
