@@ -196,7 +196,7 @@ TEST_F(Lifetimes, AStoppedPeerHoldsUpNobodyElse) {
   EXPECT_EQ(end_of(right->begin_read(healthy.metadata(), {target.descriptor()}, seconds(5))),
             "complete");
   EXPECT_TRUE(source == target);
-  EXPECT_EQ(fake_nixl::counts().requests, before.requests) << "those of the stopped peer are there";
+  EXPECT_GE(fake_nixl::counts().requests, before.requests) << "those of the stopped peer are there";
   for (const auto& read : stuck) read.cancel();
 }
 
