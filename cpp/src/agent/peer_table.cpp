@@ -110,10 +110,10 @@ RemoteOffer RemoteOffer::pick(const std::vector<std::size_t>& indices) const {
 }
 
 std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
-  const std::string name(offer.blob->agent());
+  const std::string_view name = offer.blob->agent();
   if (name == agent_.name()) {
     // An agent knows its own regions, and cannot load its own metadata.
-    return std::make_shared<Peer>(agent_, name, name, true);
+    return std::make_shared<Peer>(agent_, std::string(name), std::string(name), true);
   }
 
   bool keys_differ = !has_one_key_at_each_place(offer);
@@ -153,7 +153,7 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   try {
     auto peer = load_new(offer, keys_differ);
     peer->used = ++uses_;
-    current_.emplace(name, peer);
+    current_.insert_or_assign(std::string(name), peer);
     return peer;
   } catch (const AgentError&) {
     note_failure(name, offer.address);
@@ -173,7 +173,7 @@ std::shared_ptr<Peer> PeerTable::load_new(const RemoteOffer& offer, bool keys_di
 }
 
 bool PeerTable::knows(const RemoteOffer& offer) const {
-  const auto it = current_.find(std::string(offer.blob->agent()));
+  const auto it = current_.find(offer.blob->agent());
   return it != current_.end() && it->second->reached && !it->second->broken &&
          !wants_notice_endpoint(*it->second) && it->second->address == offer.address;
 }
@@ -192,12 +192,12 @@ void PeerTable::succeeded(Peer& peer) {
   failures_.erase(peer.name);
 }
 
-void PeerTable::note_failure(const std::string& name, std::string_view address) {
+void PeerTable::note_failure(std::string_view name, std::string_view address) {
   const auto now = std::chrono::steady_clock::now();
   if (failures_.size() >= max_peers_) {
     std::erase_if(failures_, [&](const auto& entry) { return entry.second.until < now; });
   }
-  const auto [it, first] = failures_.try_emplace(name);
+  const auto [it, first] = failures_.try_emplace(std::string(name));
   Failures& failures = it->second;
   const bool again = !first && failures.address == address;
   failures.pause =

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -133,14 +134,24 @@ class PeerTable {
   std::size_t size() const noexcept { return current_.size(); }
 
  private:
-  /// Adds what is not loaded yet to `missing`. Returns false when it would clash.
   struct Failures {
     std::string address;
     std::chrono::steady_clock::duration pause;
     std::chrono::steady_clock::time_point until;
   };
 
-  void note_failure(const std::string& name, std::string_view address);
+  /// Found by a view of a name.
+  struct NameHash {
+    using is_transparent = void;
+    std::size_t operator()(std::string_view name) const noexcept {
+      return std::hash<std::string_view>{}(name);
+    }
+  };
+  template <typename Value>
+  using ByName = std::unordered_map<std::string, Value, NameHash, std::equal_to<>>;
+
+  void note_failure(std::string_view name, std::string_view address);
+  /// Adds what is not loaded yet to `missing`. Returns false when it would clash.
   bool fits(const Peer& peer, const RemoteOffer& offer, std::vector<Blob::Element>& missing) const;
   void load(Peer& peer, const std::vector<Blob::Element>& elements);
   std::shared_ptr<Peer> load_new(const RemoteOffer& offer, bool keys_differ);
@@ -152,8 +163,8 @@ class PeerTable {
   const std::size_t max_peers_;
   std::uint64_t loadings_ = 0;
   std::uint64_t uses_ = 0;
-  std::unordered_map<std::string, std::shared_ptr<Peer>> current_;
-  std::unordered_map<std::string, Failures> failures_;
+  ByName<std::shared_ptr<Peer>> current_;
+  ByName<Failures> failures_;
 };
 
 NIXL_CONNECT_NAMESPACE_END

@@ -72,12 +72,13 @@ void Offers::take(std::string_view sender, std::string_view message, std::vector
 }
 
 Offers::Open::iterator Offers::find(std::string_view key) {
-  const auto it = open_.find(std::string(key));
+  const auto it = open_.find(key);
   // The caller may have added to the key, as a signature does.
-  return it != open_.end() ? it : open_.find(std::string(bare_key(key)));
+  return it != open_.end() ? it : open_.find(bare_key(key));
 }
 
 OperationPtr Offers::take(Open::iterator at) {
+  // It goes after its entry, whose key it holds.
   OperationPtr operation = std::move(at->second);
   open_.erase(at);
   if (!operation->request.small) --large_;

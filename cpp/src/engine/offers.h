@@ -52,7 +52,8 @@ class Offers {
   }
 
  private:
-  using Open = std::unordered_map<std::string, OperationPtr>;
+  /// By the key, which the operation holds.
+  using Open = std::unordered_map<std::string_view, OperationPtr>;
 
   /// What to send to a peer that may use these regions.
   std::string blob_of(const std::vector<Region>& regions);
