@@ -12,7 +12,7 @@ namespace nixl_connect::python {
 
 namespace {
 
-/// How often a blocking wait looks whether a signal (Ctrl-C) has come for Python. The
+/// How often a blocking wait asks whether a signal (Ctrl-C) has come for Python. The
 /// milestone itself ends the wait at once.
 constexpr std::chrono::milliseconds kSignalCheck{50};
 

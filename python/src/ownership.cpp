@@ -14,11 +14,11 @@ struct Abandoned {
 
 std::atomic<Abandoned*> abandoned{nullptr};
 
-/// The queue that an event loop watches, if any has one: a loop that sleeps in its poll looks
-/// at nothing else.
+/// The queue that an event loop watches, if any has one: a loop that sleeps in its poll is
+/// woken by nothing else.
 std::atomic<std::weak_ptr<CompletionQueue>> watched_queue;
 /// A token that nobody waits for.
-constexpr std::uint64_t kLook = ~std::uint64_t{0};
+constexpr std::uint64_t kWakeToken = ~std::uint64_t{0};
 
 thread_local int deferred_depth = 0;
 
@@ -36,10 +36,10 @@ void abandon(PyObject* object) {
                                             std::memory_order_relaxed));
   // From here on the entry is whoever's releases it.
   if (!found_empty) return;
-  // Whoever found the stack empty asks the main thread to look, and the latest event loop.
+  // Whoever found the stack empty asks the main thread to empty it, and the latest event loop.
   // When Python's list of such requests is full, the next call into this module does it.
   Py_AddPendingCall(&release_pending, nullptr);
-  if (const auto queue = watched_queue.load().lock()) queue->push(kLook);
+  if (const auto queue = watched_queue.load().lock()) queue->push(kWakeToken);
 }
 
 bool python_may_run_here() {

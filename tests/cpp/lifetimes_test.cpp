@@ -86,6 +86,51 @@ TEST_F(Lifetimes, TheOwnerOfRegisteredMemoryMayCloseTheConnector) {
   }
 }
 
+TEST_F(Lifetimes, AnOwnerMayCloseWhileAnotherThreadDoes) {
+  for (const std::size_t engines : {1u, 3u}) {
+    auto options = testing::fake_options("closing");
+    options.engines = engines;
+    Connector connector(options);
+    std::atomic<int> closed{0};
+    std::vector<Connection> offers;
+    const Buffer large(std::size_t{2} << 20);
+    for (const Buffer& buffer : {source, large, large, source}) {
+      offers.push_back(connector.create_readable({owned(buffer, [&] {
+        connector.close();
+        ++closed;
+      })}));
+      EXPECT_TRUE(offers.back().wait(Milestone::ready, seconds(30)));
+    }
+    connector.close();
+    for (const auto& offer : offers) EXPECT_TRUE(offer.wait(Milestone::released, seconds(30)));
+    EXPECT_EQ(closed, 4);
+  }
+}
+
+TEST_F(Lifetimes, AnOwnerThatWaitsOnTheEnginesThreadIsRefused) {
+  Connector connector(testing::fake_options("waiting"));
+  std::promise<std::vector<ErrorCode>> caught;
+  std::optional<Connection> other = connector.create_readable({source.descriptor()});
+  auto registration = connector.register_memory(owned(target, [&] {
+    std::vector<ErrorCode> codes;
+    const auto note = [&](const std::function<void()>& call) {
+      try {
+        call();
+      } catch (const Error& error) {
+        codes.push_back(error.code());
+      }
+    };
+    note([&] { connector.register_memory(source.descriptor()); });
+    note([&] { connector.agent_metadata(); });
+    note([&] { other->wait(); });
+    EXPECT_FALSE(other->wait(milliseconds(1))) << "a timeout is an end";
+    caught.set_value(codes);
+  }));
+  registration.reset();
+  EXPECT_EQ(caught.get_future().get(), std::vector<ErrorCode>(3, ErrorCode::invalid_state));
+  other.reset();
+}
+
 TEST_F(Lifetimes, AResetIsNotOvertakenByWhatTheCallerBeginsThen) {
   left->wait_started();
   expect_works();

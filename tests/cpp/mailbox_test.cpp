@@ -83,7 +83,7 @@ TEST(Mailbox, ClosingEndsEveryWaitOnce) {
 
 TEST(Mailbox, TakesDeregistrationsUntilTheEnd) {
   Mailbox mailbox;
-  const auto region = std::make_shared<HeldRegion>(nullptr);
+  const auto region = std::make_shared<ManualRegistration>(nullptr);
   mailbox.close();
   EXPECT_FALSE(mailbox.push(Task([](EngineLoop&) {})));
   EXPECT_FALSE(mailbox.push(PartEnded{}));

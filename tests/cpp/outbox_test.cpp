@@ -76,14 +76,14 @@ TEST_F(OutboxTest, TooManyAreSentWhateverTheDelay) {
 TEST_F(OutboxTest, AFailureIsSentAtOnceWithItsReason) {
   outbox().add_failure(peer, key(), "timed_out", now);
   EXPECT_TRUE(outbox().empty());
-  EXPECT_EQ(outbox().poll_until(), now + milliseconds(100)) << "the peer has never been reached";
+  EXPECT_EQ(outbox().flush_until(), now + milliseconds(100)) << "the peer has never been reached";
   const auto events = owner->receive();
   ASSERT_THAT(events, SizeIs(1));
   EXPECT_EQ(events[0].outcome.failure->code, ErrorCode::remote_failed);
   EXPECT_THAT(events[0].outcome.failure->message, ::testing::HasSubstr("timed_out"));
   peer->reached = true;
   outbox().add_failure(peer, key(), "timed_out", now + hours(1));
-  EXPECT_EQ(outbox().poll_until(), now + hours(1) + milliseconds(5));
+  EXPECT_EQ(outbox().flush_until(), now + hours(1) + milliseconds(5));
 }
 
 TEST_F(OutboxTest, WhatIsRefusedIsSentAgain) {
@@ -127,9 +127,9 @@ TEST_F(OutboxTest, FlushSendsAllAndHasNixlPolled) {
   outbox().add_success(peer, key(), microseconds(900), now);
   outbox().flush(now);
   EXPECT_TRUE(outbox().empty());
-  EXPECT_EQ(outbox().poll_until(), now + milliseconds(5));
+  EXPECT_EQ(outbox().flush_until(), now + milliseconds(5));
   outbox().flush(now + hours(1));
-  EXPECT_EQ(outbox().poll_until(), now + milliseconds(5)) << "nothing more was sent";
+  EXPECT_EQ(outbox().flush_until(), now + milliseconds(5)) << "nothing more was sent";
 }
 
 }  // namespace

@@ -87,8 +87,8 @@ TEST_F(SettlerTest, ThePeerThatWaitsIsToldOfTheFailureOrTheCancellation) {
     const auto read = FakeAgent::reader_of(*offered, target);
     if (cancelled) read->progress.finish(OperationStatus::cancelled);
     read->flight.peer = reader->peers.admit(read->flight.remote);
-    Outcome outcome = cancelled ? Outcome{false, std::nullopt, true}
-                                : Outcome::failed({ErrorCode::timed_out, "late"}, true);
+    auto outcome = Outcome::not_posted(std::nullopt);
+    if (!cancelled) outcome = Outcome::broken({ErrorCode::timed_out, "late"});
     reader->settler.settle(read, std::move(outcome));
     give_back(*reader);
     const auto events = owner->receive();
@@ -98,13 +98,33 @@ TEST_F(SettlerTest, ThePeerThatWaitsIsToldOfTheFailureOrTheCancellation) {
   }
 }
 
+TEST_F(SettlerTest, AfterATransferHasFailedNothingGetsThroughToThePeer) {
+  const auto offered = owner->offer(source);
+  const auto another = owner->offer(source);
+  const auto first = FakeAgent::reader_of(*offered, target);
+  const auto second = FakeAgent::reader_of(*another, target);
+  for (const auto& read : {first, second}) {
+    read->flight.peer = reader->peers.admit(read->flight.remote);
+  }
+  const auto peer = first->flight.peer;
+  EXPECT_EQ(second->flight.peer, peer);
+  for (const auto& read : {first, second}) {
+    reader->settler.settle(read, Outcome::broken({ErrorCode::peer_disconnected, "gone"}));
+  }
+  EXPECT_TRUE(peer->broken);
+  EXPECT_THAT(owner->receive(), SizeIs(1)) << "of the first alone";
+  EXPECT_NE(reader->peers.admit(FakeAgent::reader_of(*another, target)->flight.remote), peer)
+      << "loaded afresh";
+  give_back(*reader);
+}
+
 TEST_F(SettlerTest, ThePeerOfAPartIsNotTold) {
   const auto offered = owner->offer(source);
   const auto whole = FakeAgent::reader_of(*offered, target);
   const auto part = make_operation(OperationKind::read, false);
   part->flight.whole = {whole, nullptr};
   part->flight.peer = reader->peers.admit(whole->flight.remote);
-  reader->settler.settle(part, Outcome::failed({ErrorCode::backend, "broken"}, true));
+  reader->settler.settle(part, Outcome::broken({ErrorCode::backend, "broken"}));
   EXPECT_THAT(owner->receive(), IsEmpty());
   EXPECT_EQ(reader->counters.read.errored.value(), 0u) << "nor does it count";
   give_back(*reader);

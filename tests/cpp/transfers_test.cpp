@@ -96,6 +96,8 @@ TEST_F(TransfersTest, ThatFailSayWhetherThePeerWasEverReached) {
   auto events = reader->poll();
   ASSERT_THAT(events, SizeIs(1));
   EXPECT_EQ(events[0].outcome.failure->code, ErrorCode::peer_unreachable);
+  EXPECT_TRUE(events[0].outcome.peer_broken);
+  EXPECT_TRUE(events[0].outcome.notify_peer);
 
   const auto read = read_of(*offered);
   EXPECT_FALSE(begin(read));
@@ -104,22 +106,6 @@ TEST_F(TransfersTest, ThatFailSayWhetherThePeerWasEverReached) {
   events = reader->poll();
   ASSERT_THAT(events, SizeIs(1));
   EXPECT_EQ(events[0].outcome.failure->code, ErrorCode::peer_disconnected);
-}
-
-TEST_F(TransfersTest, AfterTheFirstFailureNothingGetsThroughToThePeer) {
-  fake_nixl::hold_transfers(true);
-  const auto offered = owner->offer(source);
-  EXPECT_FALSE(begin(read_of(*offered)));
-  EXPECT_FALSE(begin(read_of(*offered)));
-  EXPECT_EQ(reads[0]->flight.peer, reads[1]->flight.peer);
-  fake_nixl::fail("get_xfer_status", -2, 2);
-  const auto events = reader->poll();
-  ASSERT_THAT(events, SizeIs(2));
-  EXPECT_TRUE(events[0].outcome.notify_peer);
-  EXPECT_FALSE(events[1].outcome.notify_peer);
-  fake_nixl::hold_transfers(false);
-  EXPECT_FALSE(begin(read_of(*offered)));
-  EXPECT_NE(reads[2]->flight.peer, reads[1]->flight.peer) << "loaded afresh";
 }
 
 TEST_F(TransfersTest, ToItselfHoldWhatIsOffered) {

@@ -9,10 +9,10 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-/// The way completions reach a poll loop: a mailbox of tokens and a descriptor that is
-/// readable while the mailbox holds any.
+/// The way completions reach a poll loop: a queue of tokens and a descriptor that is readable
+/// while the queue holds any.
 ///
-/// The descriptor (an `eventfd`, close-on-exec, non-blocking) is written when the mailbox goes
+/// The descriptor (an `eventfd`, close-on-exec, non-blocking) is written when the queue goes
 /// from empty to non-empty, and read when it is emptied: many completions cost one wake-up, none
 /// is lost, and to drain an empty queue costs no system call.
 ///

@@ -130,22 +130,22 @@ class NIXL_CONNECT_API Registration {
   ~Registration();
 
   /// Whether it holds anything.
-  explicit operator bool() const noexcept { return leases_ != nullptr; }
-  /// Deregisters, unless that has begun already: after what this thread has asked the connector for
-  /// before, and before what it asks for then. Returns at once; the owner of the memory is kept
-  /// until it has happened.
+  explicit operator bool() const noexcept { return impl_ != nullptr; }
+  /// Deregisters, unless that has begun already. Returns at once. What this thread begins
+  /// afterwards does not use the registration; the owner of the memory is kept until it is given
+  /// back.
   void reset() noexcept;
-  /// As `reset`, and pushes `token` to `queue` when the memory is deregistered: memory without an
-  /// owner may be freed or used for something else then. Returns false, and pushes nothing, when
-  /// this holds nothing.
+  /// As `reset`, and pushes `token` to `queue` when this registration is given back. Memory without
+  /// an owner may be freed then, if no operation that uses it is left unreleased. Returns false,
+  /// and pushes nothing, when this holds nothing.
   bool reset(std::shared_ptr<CompletionQueue> queue, std::uint64_t token) noexcept;
 
  private:
   friend class Connector;
   /// Each lease with the engine that it is of.
-  struct Leases;
+  struct Impl;
 
-  std::unique_ptr<Leases> leases_;
+  std::unique_ptr<Impl> impl_;
 };
 
 /// Moves memory between this process and others: one NIXL agent, driven by one thread.

@@ -14,8 +14,10 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// Lifetime: an operation copies its descriptors, and with them `owner`, and lets go only
 /// when NIXL has truly stopped using the memory, which can be after the operation was
 /// cancelled or its deadline passed. `owner` may then be released on the engine's thread, or on
-/// any that uses the connector, and its deleter may use the connector. Without an owner the caller
-/// must keep the memory alive until the operation has passed `Milestone::released`.
+/// any that uses the connector. Its deleter may use the connector, close it, and drop the last
+/// handle of it, but must not wait: `register_memory`, `agent_metadata` and a wait without a
+/// timeout throw `Error(invalid_state)` there. Without an owner the caller must keep the memory
+/// alive until the operation has passed `Milestone::released`.
 struct Descriptor {
   std::uintptr_t address = 0;         ///< First byte; never 0.
   std::size_t size = 0;               ///< Bytes; never 0.

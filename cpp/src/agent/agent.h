@@ -51,7 +51,7 @@ class Transfer {
 /// One NIXL agent with one backend. Everything it holds goes with it.
 ///
 /// Errors: `AgentError` from each call that NIXL refuses.
-/// Thread safety: used by one thread.
+/// Thread safety: one thread at a time.
 class Agent {
  public:
   Agent(const NixlApi& api, std::string name, const std::string& backend,

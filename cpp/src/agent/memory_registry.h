@@ -16,7 +16,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// memory is registered exactly. A lease holds *every* registration that covers the wanted
 /// memory, because NIXL picks any of them for a transfer, and the one it picked must stay.
 ///
-/// Thread safety: used by the engine's thread.
+/// Thread safety: for whoever has the agent lock.
 class MemoryRegistry {
  public:
   using Lease = std::vector<Region>;
@@ -29,7 +29,7 @@ class MemoryRegistry {
   void release(const Lease& lease) noexcept;
 
   /// For each wanted region the smallest registered one that covers it, without repeats: what
-  /// to tell a peer that may use the wanted ones. They must be leased.
+  /// the metadata for a peer names that may use the wanted ones. They must be leased.
   std::vector<Region> covering(const std::vector<Region>& wanted) const;
   /// Whether each region is within a registered one.
   bool covers(const std::vector<Region>& regions) const;

@@ -51,7 +51,7 @@ struct NotifMapHandle;
 /// The library stays loaded until the process ends: UCX does not survive being unloaded.
 /// Thread safety: immutable once loaded.
 struct NixlApi {
-  /// Finds and loads the library once for each path, and never unloads it. Looks at, in this
+  /// Finds and loads the library once for each path, and never unloads it. Tries, in this
   /// order: `explicit_path`; the environment variable `NIXL_CONNECT_NIXL_LIBRARY`; a copy
   /// that the process has loaded already, or one beside a loaded `libnixl.so`, so that
   /// another user of NIXL in the process shares its one UCX; `candidates`; the system's

@@ -113,7 +113,10 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   const std::string_view name = offer.blob->agent();
   if (name == agent_.name()) {
     // An agent knows its own regions, and cannot load its own metadata.
-    return std::make_shared<Peer>(agent_, std::string(name), std::string(name), true);
+    if (self_ == nullptr) {
+      self_ = std::make_shared<Peer>(agent_, std::string(name), std::string(name), true);
+    }
+    return self_;
   }
 
   bool keys_differ = !has_one_key_at_each_place(offer);
@@ -179,6 +182,7 @@ bool PeerTable::knows(const RemoteOffer& offer) const {
 }
 
 void PeerTable::failed(const Peer& peer) {
+  if (peer.is_self) self_.reset();
   const auto it = current_.find(peer.name);
   if (it == current_.end()) return;
   const Peer& current = *it->second;

@@ -105,7 +105,7 @@ class Peer {
 /// addresses: whatever the peer offers later is there already. What an operation may touch is what
 /// its own metadata says, checked before.
 ///
-/// Thread safety: used by the engine's thread.
+/// Thread safety: for whoever has the agent lock.
 class PeerTable {
  public:
   PeerTable(Agent& agent, std::string backend, std::size_t max_regions, std::size_t max_peers)
@@ -163,6 +163,8 @@ class PeerTable {
   const std::size_t max_peers_;
   std::uint64_t loadings_ = 0;
   std::uint64_t uses_ = 0;
+  /// This agent itself, once a transfer has been to it.
+  std::shared_ptr<Peer> self_;
   ByName<std::shared_ptr<Peer>> current_;
   ByName<Failures> failures_;
 };

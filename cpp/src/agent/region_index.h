@@ -79,7 +79,7 @@ class RegionIndex {
 
   /// Whether NIXL, with the same regions in its table, finds one for each of `wanted` in turn.
   ///
-  /// It does not look at all that cover (`getCoveringIndex` and `populate`, the same in NIXL
+  /// It does not visit all that cover (`getCoveringIndex` and `populate`, the same in NIXL
   /// 0.10 to 1.5): for the first, and for any that is less than the one before it, it looks at
   /// the first entry that is not less than it and at the one before that; for every other it
   /// walks forward from where it is. A small region can so hide a large one. It always finds

@@ -80,16 +80,22 @@ RdmaMetadata Connection::metadata(MetadataEncoding encoding) const {
 
 bool Connection::wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout) const {
   Progress& progress = operation_->progress;
-  if (timeout) *timeout = std::min(*timeout, kLongestWait);
   if (progress.reached(milestone)) return true;
   engine_->startup().check_process();
+  if (!timeout && Engine::is_engine_thread()) {
+    throw Error(ErrorCode::invalid_state,
+                operation_->request.describe() +
+                    ": waited for without a timeout by an owner of memory while an engine's thread "
+                    "releases it, which cannot wait for itself");
+  }
   // Who waits anyway may as well poll: a wait that is over soon is then spared two switches between
   // threads.
   const auto now = Clock::now();
+  const auto limit = std::min(timeout.value_or(kLongestWait), kLongestWait);
   const std::chrono::nanoseconds spin = engine_->options().spin;
-  engine_->poll_until(progress, milestone, now + (timeout ? std::min(*timeout, spin) : spin));
-  if (timeout) *timeout -= Clock::now() - now;
-  return progress.wait(milestone, timeout);
+  engine_->poll_until(progress, milestone, now + std::min(limit, spin));
+  if (!timeout) return progress.wait(milestone, std::nullopt);
+  return progress.wait(milestone, limit - (Clock::now() - now));
 }
 
 bool Connection::wait(std::optional<std::chrono::nanoseconds> timeout) const {

@@ -4,7 +4,7 @@
 #include <future>
 #include <utility>
 
-#include "api/registration_leases.h"
+#include "api/registration_impl.h"
 #include "cuda/cuda_memory.h"
 #include "engine/engine_loop.h"
 #include "engine/parts.h"
@@ -193,6 +193,11 @@ struct Connector::Impl {
   template <typename Work>
   static auto ask(const std::shared_ptr<Engine>& of, Work work) {
     using Result = decltype(work(std::declval<EngineLoop&>()));
+    if (Engine::is_engine_thread()) {
+      throw Error(ErrorCode::invalid_state,
+                  "called by an owner of memory while an engine's thread releases it, which cannot "
+                  "wait for itself: register memory and ask for metadata on another thread");
+    }
     of->wait_started();
     auto promise = std::make_shared<std::promise<Result>>();
     auto result = promise->get_future();
@@ -275,9 +280,9 @@ Registration Connector::register_memory(const Descriptor& descriptor) {
   const Region region = Region::of(descriptor.device, descriptor.address, descriptor.size);
   const auto acquire = [region](EngineLoop& loop) { return loop.acquire({region}); };
   Registration registration;
-  registration.leases_ = std::make_unique<Registration::Leases>();
-  auto& leases = *registration.leases_;
-  leases.region = std::make_shared<HeldRegion>(descriptor.owner);
+  registration.impl_ = std::make_unique<Registration::Impl>();
+  auto& leases = *registration.impl_;
+  leases.region = std::make_shared<ManualRegistration>(descriptor.owner);
   leases.of_engines.emplace_back(impl_->engine, Impl::ask(impl_->engine, acquire));
   for (const auto& bulk_engine : impl_->bulk_engines) {
     leases.of_engines.emplace_back(bulk_engine, Impl::ask(bulk_engine, acquire));

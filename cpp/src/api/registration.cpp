@@ -1,7 +1,7 @@
 #include <exception>
 #include <utility>
 
-#include "api/registration_leases.h"
+#include "api/registration_impl.h"
 #include "nixl_connect/connector.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -10,7 +10,7 @@ Registration::Registration() noexcept = default;
 Registration::Registration(Registration&&) noexcept = default;
 
 Registration& Registration::operator=(Registration&& other) noexcept {
-  std::swap(leases_, other.leases_);
+  std::swap(impl_, other.impl_);
   return *this;
 }
 
@@ -19,8 +19,8 @@ Registration::~Registration() { reset(); }
 void Registration::reset() noexcept { reset(nullptr, 0); }
 
 bool Registration::reset(std::shared_ptr<CompletionQueue> queue, std::uint64_t token) noexcept {
-  if (leases_ == nullptr) return false;
-  const auto leases = std::exchange(leases_, nullptr);
+  if (impl_ == nullptr) return false;
+  const auto leases = std::exchange(impl_, nullptr);
   leases->region->queue = std::move(queue);
   leases->region->token = token;
   leases->region->left = leases->of_engines.size();

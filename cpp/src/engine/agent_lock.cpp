@@ -43,6 +43,15 @@ void AgentLock::Guard::enter_context() {
   context_.emplace(lock_.context_);
 }
 
+void AgentLock::release_later(std::vector<std::shared_ptr<Releasable>>& objects) {
+  if (to_release_.empty()) {
+    to_release_.swap(objects);
+    return;
+  }
+  to_release_.insert(to_release_.end(), objects.begin(), objects.end());
+  objects.clear();
+}
+
 cuda::Context* AgentLock::context_to_enter(const std::vector<Region>& regions) {
   const auto on_device = std::find_if(regions.begin(), regions.end(),
                                       [](const Region& region) { return region.type == kVram; });

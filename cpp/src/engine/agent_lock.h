@@ -24,7 +24,7 @@ class Releasable {
 /// The right to call NIXL, which one thread has at a time. Mostly that is the engine's thread; a
 /// caller takes it when it is free, and never waits for it.
 ///
-/// A thread that has one engine's lock gets no other, nor the same again, whatever runs in it.
+/// A thread that has the lock of one engine gets neither that of another nor the same again.
 ///
 /// Thread safety: `Guard` and `held_here` for any thread; the rest for whoever has the lock.
 class AgentLock {
@@ -35,7 +35,7 @@ class AgentLock {
    public:
     /// Waits.
     explicit Guard(AgentLock& lock);
-    /// Tries for as long as one or two polls take that find nothing.
+    /// Tries for as long as one or two empty polls take.
     Guard(AgentLock& lock, std::try_to_lock_t);
     Guard(const Guard&) = delete;
     Guard& operator=(const Guard&) = delete;
@@ -58,6 +58,8 @@ class AgentLock {
   void release_later(std::shared_ptr<Releasable> object) {
     to_release_.push_back(std::move(object));
   }
+  /// Has all of them released then, and empties the list.
+  void release_later(std::vector<std::shared_ptr<Releasable>>& objects);
   /// What NIXL needs for these regions if this thread has not got it; null if it has, or none are
   /// of a GPU. The context of the first region on a GPU is from now on that of all guards: it is
   /// enough to deregister memory, and to ask whether some has moved.

@@ -10,9 +10,10 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 struct Operation;
 
-/// The operations that something is to happen to at a time: a deadline, or the end of lingering.
+/// Operations by time: when their deadline passes, or when they have lingered for long enough.
 ///
-/// Each has one at most, whose place its flight knows. All calls take O(log n) or less.
+/// An operation has one time at most, and its flight knows where that is. All calls take O(log n)
+/// or less.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Deadlines {

@@ -17,8 +17,10 @@ namespace {
 
 /// How long whoever asks for figures waits for the agent lock.
 constexpr auto kStatsWait = std::chrono::milliseconds(1);
-/// One waiter polls for all; with a second one, nobody waits for a wake-up when that one stops.
+/// One waiter that polls does so for all. A second one goes on when the first one stops.
 constexpr int kMostPollingWaiters = 2;
+
+thread_local bool on_engine_thread = false;
 
 std::chrono::nanoseconds time_of(clockid_t clock) {
   timespec time{};
@@ -98,7 +100,7 @@ bool Engine::run(Task task) {
   return !startup_.in_forked_child() && startup_.begun() && state_.mailbox.push(std::move(task));
 }
 
-void Engine::deregister(std::shared_ptr<HeldRegion> region, MemoryRegistry::Lease lease) {
+void Engine::deregister(std::shared_ptr<ManualRegistration> region, MemoryRegistry::Lease lease) {
   if (startup_.in_forked_child()) return;
   if (!state_.mailbox.push(Deregistration{region, std::move(lease)})) region->release();
 }
@@ -198,11 +200,14 @@ void Engine::stop() noexcept {
   if (!startup_.in_forked_child()) state_.mailbox.close();
 }
 
+bool Engine::is_engine_thread() noexcept { return on_engine_thread; }
+
 void Engine::close() noexcept {
   stop();
-  if (startup_.in_forked_child()) return;
+  // Two engines' threads that closed one another's would wait for ever.
+  if (startup_.in_forked_child() || is_engine_thread()) return;
   const std::lock_guard one_at_a_time(join_mutex_);
-  if (thread_.joinable() && thread_.get_id() != std::this_thread::get_id()) thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void Engine::thread_main() noexcept {
@@ -212,15 +217,20 @@ void Engine::thread_main() noexcept {
   clockid_t clock = kNoClock;
   ::pthread_getcpuclockid(::pthread_self(), &clock);
   cpu_clock_ = clock;
-  if (const auto failure = run_loop()) {
+  on_engine_thread = true;
+  std::optional<Failure> failure;
+  try {
+    failure = run_loop();
+  } catch (const std::exception& error) {
+    failure = Failure{ErrorCode::backend, std::string("the engine has failed: ") + error.what()};
+  }
+  if (failure) {
     startup_.report_failed(*failure);
     refuse_all(*failure);
   }
   // What came too late for anybody to take.
   for (Command& command : state_.mailbox.end()) {
-    if (auto* deregistration = std::get_if<Deregistration>(&command)) {
-      deregistration->region->release();
-    }
+    refuse(command, {ErrorCode::closed, "the connector was closed"});
   }
   cpu_used_ = time_of(CLOCK_THREAD_CPUTIME_ID);
   cpu_clock_ = kNoClock;
@@ -246,7 +256,7 @@ std::optional<Failure> Engine::run_loop() {
   };
   publish(&*loop);
   startup_.report_started();
-  std::vector<OperationPtr> survivors;
+  std::vector<std::shared_ptr<Releasable>> survivors;
   try {
     survivors = loop->run();
     publish(nullptr);
@@ -259,24 +269,28 @@ std::optional<Failure> Engine::run_loop() {
   // the survivors' memory.
   const AgentLock::Guard guard(state_.agent_lock);
   loop.reset();
-  for (OperationPtr& survivor : survivors) state_.agent_lock.release_later(std::move(survivor));
+  state_.agent_lock.release_later(survivors);
   return failure;
 }
 
 void Engine::refuse_all(const Failure& failure) {
   std::vector<Command> commands;
-  for (bool closed = false; !closed;) {
-    closed = state_.mailbox.wait({Clock::time_point::max(), Wait::Mode::sleep});
+  while (true) {
+    const bool closed = startup_.closed();
     state_.mailbox.take(commands);
-    for (Command& command : commands) {
-      if (auto* operation = std::get_if<Submission>(&command)) {
-        (*operation)->progress.finish(OperationStatus::errored, failure);
-        (*operation)->release();
-      } else if (auto* deregistration = std::get_if<Deregistration>(&command)) {
-        deregistration->region->release();
-      }
-    }
+    for (Command& command : commands) refuse(command, failure);
     commands.clear();
+    if (closed) return;
+    state_.mailbox.wait({Clock::time_point::max(), Wait::Mode::sleep});
+  }
+}
+
+void Engine::refuse(Command& command, const Failure& failure) noexcept {
+  if (auto* operation = std::get_if<Submission>(&command)) {
+    (*operation)->progress.finish(OperationStatus::errored, failure);
+    (*operation)->release();
+  } else if (auto* deregistration = std::get_if<Deregistration>(&command)) {
+    deregistration->region->release();
   }
 }
 

@@ -8,10 +8,10 @@
 #include <string>
 #include <thread>
 
+#include "engine/engine_port.h"
 #include "engine/engine_state.h"
-#include "engine/held_region.h"
+#include "engine/manual_registration.h"
 #include "engine/operation.h"
-#include "engine/port.h"
 #include "engine/startup.h"
 #include "nixl_connect/connector.h"
 
@@ -26,7 +26,8 @@ class EngineLoop;
 /// it is free, and so saves itself two switches between threads; it never waits for it.
 ///
 /// Lifetime: the thread keeps its engine, so that callers may drop theirs at any time and on any
-/// thread, the engine's own included. A forked child has no thread, but what that kept.
+/// thread, the engine's own included. In a forked child, which has no such thread, the engine
+/// stays.
 ///
 /// Thread safety: every member may be called from any thread.
 class Engine final : public EnginePort, public std::enable_shared_from_this<Engine> {
@@ -50,7 +51,10 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   bool run(Task task);
   /// Has the thread deregister the region, after what has been submitted before, and release it
   /// then.
-  void deregister(std::shared_ptr<HeldRegion> region, MemoryRegistry::Lease lease);
+  void deregister(std::shared_ptr<ManualRegistration> region, MemoryRegistry::Lease lease);
+
+  /// Whether this is the thread of an engine, which must not wait for itself.
+  static bool is_engine_thread() noexcept;
 
   /// As `Connector::progress`.
   bool progress();
@@ -59,7 +63,7 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   /// poll.
   void poll_until(const Progress& progress, Milestone milestone, Clock::time_point until);
 
-  /// How long the news of a completion may wait for that of others.
+  /// How long the notice of a completion may wait for others.
   std::chrono::microseconds notice_delay() const noexcept {
     return state_.notice_delay.load(std::memory_order_relaxed);
   }
@@ -68,7 +72,7 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
 
   /// Begins to close; nothing is accepted any more.
   void stop() noexcept;
-  /// As `Connector::close`. On the engine's own thread it only begins to.
+  /// As `Connector::close`. On the thread of an engine, this one or another, it only begins to.
   void close() noexcept;
 
  private:
@@ -87,6 +91,7 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   std::optional<Failure> run_loop();
   /// Fails whatever is asked of it until it is closed.
   void refuse_all(const Failure& failure);
+  void refuse(Command& command, const Failure& failure) noexcept;
 
   EngineState state_;
   Startup startup_;

@@ -41,25 +41,25 @@ EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<E
       pacer_(state.options.spin, state.options.max_pause, Clock::now()),
       settler_({state.counters, registry_, peers_, outbox_, offers_, deadlines_, pacer_}) {}
 
-std::vector<OperationPtr> EngineLoop::run() {
+std::vector<std::shared_ptr<Releasable>> EngineLoop::run() {
   Wait wait{Clock::now(), Wait::Mode::none};
   Clock::time_point grace_ends = Clock::time_point::max();
   while (true) {
     const bool closed = state_.mailbox.wait(wait);
     {
       const AgentLock::Guard guard(state_.agent_lock);
-      bool worked = round();
-      if (closed && !closing_) {
+      const bool closes_now = closed && !closing_;
+      if (closes_now) {
         closing_ = true;
         grace_ends = Clock::now() + state_.options.close_grace;
-        close_operations();
-        worked = true;
       }
+      const bool worked = round();
+      if (closes_now) close_operations();
       const auto now = Clock::now();
       if (closing_) {
         outbox_.flush(now);
         const bool at_rest = transfers_.in_flight().empty() && parts_.empty() && outbox_.empty() &&
-                             now >= outbox_.poll_until();
+                             now >= outbox_.flush_until();
         if (at_rest || now >= grace_ends) return drop_transfers();
       }
       if (worked) pacer_.worked(now);
@@ -76,8 +76,9 @@ std::vector<OperationPtr> EngineLoop::run() {
 bool EngineLoop::round() {
   state_.mailbox.take(work_.commands);
   bool worked = !work_.commands.empty();
-  for (Command& command : work_.commands) execute(command);
+  while (work_.executed < work_.commands.size()) execute(work_.commands[work_.executed++]);
   work_.commands.clear();
+  work_.executed = 0;
   const auto now = Clock::now();
   if (pacer_.polled_enough(load(now), now)) {
     outbox_.send_due(now);
@@ -168,7 +169,7 @@ void EngineLoop::begin(const OperationPtr& operation) {
       return;
     }
     // The other engines are closed already.
-    Settler::fail(*operation, closed_failure(*operation));
+    operation->fail(closed_failure(*operation));
     operation->flight.parts.clear();
   }
   const bool on_device = operation->request.on_device;
@@ -200,7 +201,7 @@ void EngineLoop::withdraw(const OperationPtr& operation) {
   if (!offers_.must_linger(*operation, closing_ || linger.count() > 0)) {
     settle(operation);
   } else if (closing_) {
-    // The agent's end is the end of it.
+    // Until the agent goes.
     deadlines_.remove(*operation);
   } else {
     deadlines_.set(operation, Clock::now() + linger);
@@ -294,10 +295,9 @@ bool EngineLoop::expire_deadlines() {
     const char* was = flight.phase == Phase::fenced ? "the work that it waits for is not done"
                       : operation->request.passive  ? "no peer has completed it"
                                                     : "the transfer has not ended";
-    Settler::fail(*operation,
-                  {ErrorCode::timed_out, operation->request.describe() + ": the deadline of " +
-                                             in_seconds(*operation->request.time_limit) +
-                                             " passed, and " + was + advice});
+    operation->fail({ErrorCode::timed_out, operation->request.describe() + ": the deadline of " +
+                                               in_seconds(*operation->request.time_limit) +
+                                               " passed, and " + was + advice});
     advance(operation);
   }
   work_.operations.clear();
@@ -317,7 +317,7 @@ Load EngineLoop::load(Clock::time_point now) const noexcept {
 
 bool EngineLoop::pending(Clock::time_point now) const noexcept {
   return !offers_.empty() || !transfers_.in_flight().empty() || !fences_.empty() ||
-         !outbox_.empty() || now < outbox_.poll_until();
+         !outbox_.empty() || now < outbox_.flush_until();
 }
 
 void EngineLoop::settle(const OperationPtr& operation, Outcome outcome) {
@@ -336,20 +336,18 @@ std::vector<OperationPtr> EngineLoop::open_operations() const {
   offers_.for_each(add);
   fences_.for_each(add);
   parts_.for_each(add);
-  transfers_.in_flight().for_each(add);
-  for (const Command& command : work_.commands) {
-    if (const auto* operation = std::get_if<Submission>(&command)) add(*operation);
+  transfers_.for_each(add);
+  for (std::size_t i = work_.executed; i < work_.commands.size(); ++i) {
+    if (const auto* operation = std::get_if<Submission>(&work_.commands[i])) add(*operation);
   }
-  for (const Event& event : work_.events) {
-    if (event.operation != nullptr) add(event.operation);
-  }
+  for (const Event& event : work_.events) add(event.operation);
   for (const OperationPtr& operation : work_.operations) add(operation);
   return open;
 }
 
 void EngineLoop::close_operations() {
   for (const OperationPtr& operation : open_operations()) {
-    Settler::fail(*operation, closed_failure(*operation));
+    operation->fail(closed_failure(*operation));
     advance(operation);
   }
   // Those that waited for fences see that they have ended.
@@ -357,27 +355,32 @@ void EngineLoop::close_operations() {
   settler_.give_back(state_.agent_lock);
 }
 
-std::vector<OperationPtr> EngineLoop::drop_transfers() {
-  std::vector<OperationPtr> open = open_operations();
+std::vector<std::shared_ptr<Releasable>> EngineLoop::drop_transfers() {
+  const std::vector<OperationPtr> open = open_operations();
   for (const OperationPtr& operation : open) {
     Flight& flight = operation->flight;
     flight.transfer.reset();
     flight.peer.reset();
     flight.remote = {};
-    // The agent's end deregisters everything.
+    // With the agent all registrations go.
     flight.lease.clear();
     flight.phase = Phase::settled;
   }
-  return open;
+  return {open.begin(), open.end()};
 }
 
-std::vector<OperationPtr> EngineLoop::abandon(const Failure& failure) {
-  std::vector<OperationPtr> open = drop_transfers();
-  for (const OperationPtr& operation : open) {
+std::vector<std::shared_ptr<Releasable>> EngineLoop::abandon(const Failure& failure) {
+  for (const OperationPtr& operation : open_operations()) {
     operation->progress.finish(OperationStatus::errored, failure);
   }
-  open.insert(open.end(), settler_.settled().begin(), settler_.settled().end());
-  return open;
+  auto left = drop_transfers();
+  left.insert(left.end(), settler_.settled().begin(), settler_.settled().end());
+  for (std::size_t i = work_.executed; i < work_.commands.size(); ++i) {
+    if (auto* deregistration = std::get_if<Deregistration>(&work_.commands[i])) {
+      left.push_back(deregistration->region);
+    }
+  }
+  return left;
 }
 
 void EngineLoop::count() noexcept {

@@ -20,7 +20,7 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-/// One round of an engine: takes commands, polls, and moves each operation from phase to phase.
+/// What an engine does: takes commands, polls, and moves each operation from phase to phase.
 ///
 /// What belongs to NIXL lives here, on the thread's own stack, and so does not exist in a forked
 /// child.
@@ -28,17 +28,17 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// Thread safety: `run` for the engine's thread; the rest for whoever has the agent lock.
 class EngineLoop {
  public:
-  /// Makes the agent. `home` is where other engines report the ends of parts; of the same engine.
+  /// Makes the agent. `home` is this engine itself, to which others report that parts have ended.
   EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<EnginePort> home);
   EngineLoop(const EngineLoop&) = delete;
   EngineLoop& operator=(const EngineLoop&) = delete;
 
   /// Until the mailbox is closed and the posted transfers have completed or had their grace.
-  /// Returns the operations whose memory a transfer may still use, here or at a peer; it may be
-  /// released when this object is gone.
-  std::vector<OperationPtr> run();
+  /// Returns what must not be released before this object is gone: the operations whose memory a
+  /// transfer may still use, here or at a peer.
+  std::vector<std::shared_ptr<Releasable>> run();
   /// After an exception from `run`: ends all operations, and returns them likewise.
-  std::vector<OperationPtr> abandon(const Failure& failure);
+  std::vector<std::shared_ptr<Releasable>> abandon(const Failure& failure);
 
   /// Takes the commands, polls, and ends what has passed its deadline, in that order: a deadline
   /// never beats a completion that is already there. Returns whether there was anything.
@@ -60,7 +60,7 @@ class EngineLoop {
   void count() noexcept;
 
   Agent& agent() noexcept { return agent_; }
-  /// Registers what of it is not registered yet, in the context of its memory.
+  /// Registers what is not registered yet, in the CUDA context of the memory.
   MemoryRegistry::Lease acquire(const std::vector<Region>& regions);
 
  private:
@@ -71,7 +71,7 @@ class EngineLoop {
   void offer(const OperationPtr& operation);
   void send_parts(const OperationPtr& operation);
   void part_ended(const OperationPtr& whole, std::optional<Failure> failure);
-  /// A passive operation has ended without a word from its peer.
+  /// A passive operation has ended on this side.
   void withdraw(const OperationPtr& operation);
 
   bool poll_fences(Clock::time_point until);
@@ -90,7 +90,7 @@ class EngineLoop {
   Load load(Clock::time_point now) const noexcept;
   std::vector<OperationPtr> open_operations() const;
   /// The open operations, with their transfers given up.
-  std::vector<OperationPtr> drop_transfers();
+  std::vector<std::shared_ptr<Releasable>> drop_transfers();
   /// The mailbox is closed: ends all operations.
   void close_operations();
 
@@ -113,6 +113,8 @@ class EngineLoop {
   /// What is being worked at; empty between calls, but after an exception.
   struct Work {
     std::vector<Command> commands;
+    /// Of the commands, those that have been executed; the last one may have thrown.
+    std::size_t executed = 0;
     std::vector<std::pair<std::string, std::string>> messages;
     std::vector<Event> events;
     std::vector<OperationPtr> operations;

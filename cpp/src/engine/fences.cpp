@@ -8,8 +8,7 @@ bool Fences::passed(Operation& operation) {
   auto& fences = operation.flight.fences;
   Progress& progress = operation.progress;
   const auto fail = [&](const char* why) {
-    progress.finish(OperationStatus::errored,
-                    Failure{ErrorCode::backend, operation.request.describe() + ": " + why});
+    operation.fail({ErrorCode::backend, operation.request.describe() + ": " + why});
   };
   try {
     while (!progress.ended() && !fences.empty() && fences.back()()) fences.pop_back();
@@ -22,26 +21,27 @@ bool Fences::passed(Operation& operation) {
   return fences.empty();
 }
 
-void Fences::add(OperationPtr operation) {
+void Fences::add(const OperationPtr& operation) {
+  waiting_.push_back(operation);
   operation->flight.phase = Phase::fenced;
   if (!operation->request.small) ++large_;
-  waiting_.push_back(std::move(operation));
 }
 
 void Fences::poll(Clock::time_point until, std::vector<OperationPtr>& passed_ones) {
   bool any = false;
   for (std::size_t left = waiting_.size(); left > 0; --left) {
     if (any && Clock::now() >= until) break;
-    OperationPtr operation = std::move(waiting_.front());
-    waiting_.pop_front();
+    // It leaves its place last: the rest may throw.
+    const OperationPtr& operation = waiting_.front();
     if (passed(*operation)) {
+      passed_ones.push_back(operation);
       any = true;
       operation->flight.phase = Phase::fresh;
       if (!operation->request.small) --large_;
-      passed_ones.push_back(std::move(operation));
     } else {
-      waiting_.push_back(std::move(operation));
+      waiting_.push_back(operation);
     }
+    waiting_.pop_front();
   }
 }
 

@@ -18,9 +18,9 @@ class Fences {
   /// a fence that throws ends it as failed.
   static bool passed(Operation& operation);
 
-  void add(OperationPtr operation);
-  /// Appends the operations that wait no more. When `until` has passed and there is one, the others
-  /// are asked at the next call.
+  void add(const OperationPtr& operation);
+  /// Appends the operations that wait no more. Once `until` has passed and one has been appended,
+  /// the others are left for the next call.
   void poll(Clock::time_point until, std::vector<OperationPtr>& passed_ones);
 
   bool empty() const noexcept { return waiting_.empty(); }

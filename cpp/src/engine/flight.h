@@ -8,7 +8,7 @@
 #include "agent/memory_registry.h"
 #include "agent/peer_table.h"
 #include "engine/deadlines.h"
-#include "engine/port.h"
+#include "engine/engine_port.h"
 #include "nixl_connect/descriptor.h"
 #include "nixl_connect/fence.h"
 

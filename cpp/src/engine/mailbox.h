@@ -9,7 +9,7 @@
 #include <variant>
 #include <vector>
 
-#include "engine/held_region.h"
+#include "engine/manual_registration.h"
 #include "engine/wait.h"
 #include "nixl_connect/error.h"
 
@@ -27,7 +27,7 @@ struct PartEnded {
 };
 /// To be deregistered.
 struct Deregistration {
-  std::shared_ptr<HeldRegion> region;
+  std::shared_ptr<ManualRegistration> region;
   MemoryRegistry::Lease lease;
 };
 /// Anything else that needs the agent.
@@ -45,7 +45,8 @@ class Mailbox {
   bool push(Command command);
   /// Whether all commands have been taken.
   bool empty() const noexcept { return !has_commands_.load(std::memory_order_acquire); }
-  /// Ends the wait if it is one that can be. Harmless otherwise: no wake-up is kept for later.
+  /// Ends a sleep that has been announced or has begun. Harmless otherwise: no wake-up is kept for
+  /// later.
   void wake() noexcept;
   /// No command is taken from now on. Ends the wait.
   void close() noexcept;

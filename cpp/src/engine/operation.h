@@ -18,11 +18,18 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 struct Operation final : Releasable {
   explicit Operation(Request what) : request(std::move(what)) {}
 
-  /// Nobody uses the memory any more: lets go of it, and says so. Without the agent lock: owners of
-  /// memory may call back.
+  /// Ends it as failed, for those who wait, unless it has ended before. What it holds it keeps.
+  void fail(Failure failure) {
+    failure.message += " (after " + in_seconds(Clock::now() - request.began) + ")";
+    progress.finish(OperationStatus::errored, std::move(failure));
+  }
+
+  /// Nobody uses the memory any more: releases it, and whoever waits for that is notified. Without
+  /// the agent lock: owners of memory may call back.
   void release() noexcept override {
     flight.local.clear();
     flight.fences.clear();
+    flight.parts.clear();
     progress.release();
     if (const auto whole = std::exchange(flight.whole, {}); whole.engine != nullptr) {
       whole.engine->part_ended(whole.operation, progress.failure());

@@ -22,48 +22,55 @@ constexpr auto kFirstSendTime = std::chrono::milliseconds(100);
 
 void Outbox::add_success(const std::shared_ptr<Peer>& peer, std::string_view key,
                          std::chrono::microseconds delay, Clock::time_point now) {
-  const bool may_wait = delay.count() > 0;
-  next_due_ = empty() ? now + delay : std::min<Clock::time_point>(next_due_, now + delay);
-  auto it = std::find_if(notices_.begin(), notices_.end(), [&](const Notice& known) {
-    return may_wait && known.open && known.peer == peer;
-  });
-  if (it == notices_.end()) it = notices_.insert(it, Notice{peer, {}, {}, may_wait});
+  if (delay.count() <= 0) {
+    add({peer, {std::string(key)}, {}, false, now}, now);
+    return;
+  }
+  auto it = std::find_if(notices_.begin(), notices_.end(),
+                         [&](const Pending& known) { return known.open && known.peer == peer; });
+  if (it == notices_.end()) it = notices_.insert(it, {peer, {}, {}, true, now + delay});
   it->keys.emplace_back(key);
-  if (!may_wait || it->keys.size() >= kMostKeys) send_all(now);
+  // The first that is due takes the others along.
+  next_due_ = std::min<Clock::time_point>(next_due_, now + delay);
+  if (it->keys.size() >= kMostKeys) send_waiting(now);
 }
 
 void Outbox::add_failure(const std::shared_ptr<Peer>& peer, std::string_view key,
                          std::string_view reason, Clock::time_point now) {
-  Notice notice{peer, {std::string(key)}, std::string(reason)};
-  const bool waits = !empty();
-  if (!send(notice)) {
-    next_due_ =
-        waits ? std::min<Clock::time_point>(next_due_, now + kRefusalPause) : now + kRefusalPause;
-    notices_.push_back(std::move(notice));
-  }
-  const auto needed = peer->reached ? kSendTime : kFirstSendTime;
-  poll_until_ = std::max<Clock::time_point>(poll_until_, now + needed);
+  add({peer, {std::string(key)}, std::string(reason), false, now}, now);
+  flush_until_ =
+      std::max<Clock::time_point>(flush_until_, now + (peer->reached ? kSendTime : kFirstSendTime));
+}
+
+void Outbox::add(Pending notice, Clock::time_point now) {
+  if (send(notice, now)) return;
+  next_due_ = std::min(next_due_, notice.due);
+  notices_.push_back(std::move(notice));
 }
 
 void Outbox::send_due(Clock::time_point now) {
-  if (!empty() && now >= next_due_) send_all(now);
+  if (now >= next_due_) send_waiting(now);
 }
 
 void Outbox::flush(Clock::time_point now) {
-  send_all(now);
-  poll_until_ = std::max<Clock::time_point>(poll_until_, last_sent_ + kSendTime);
+  send_waiting(now);
+  flush_until_ = std::max<Clock::time_point>(flush_until_, last_sent_ + kSendTime);
 }
 
-void Outbox::send_all(Clock::time_point now) {
-  if (empty()) return;
-  std::erase_if(notices_, [&](Notice& notice) { return send(notice); });
-  next_due_ = now + kRefusalPause;
-  last_sent_ = now;
+void Outbox::send_waiting(Clock::time_point now) {
+  next_due_ = Clock::time_point::max();
+  std::erase_if(notices_, [&](Pending& notice) {
+    if ((notice.refusals == 0 || now >= notice.due) && send(notice, now)) return true;
+    next_due_ = std::min(next_due_, notice.due);
+    return false;
+  });
 }
 
-bool Outbox::send(Notice& notice) {
+bool Outbox::send(Pending& notice, Clock::time_point now) {
   const Peer& peer = *notice.peer;
   const bool by_notice_endpoint = notice.refusals == 0 && PeerTable::has_notice_endpoint(peer);
+  notice.open = false;
+  last_sent_ = now;
   try {
     agent_.notify(by_notice_endpoint ? peer.notice_endpoint->alias : peer.alias,
                   notice.failure.empty() ? success_notice(notice.keys)
@@ -74,6 +81,7 @@ bool Outbox::send(Notice& notice) {
     counters_.notifications_refused.add(1);
     // The endpoint may be what is wrong: the next operation has the peer loaded afresh.
     peers_.failed(peer);
+    notice.due = now + kRefusalPause;
     // In the end the peer's own deadline ends its side.
     return ++notice.refusals == kMostRefusals;
   }

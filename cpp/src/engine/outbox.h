@@ -14,8 +14,8 @@
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 /// Notices to peers: an operation has completed, or has failed. Those of completions wait for as
-/// long as the peer allows, and go together. What NIXL refuses is sent again a few times: by the
-/// endpoint for notices at first, and by the one of the transfers then.
+/// long as the peer allows, and go together. What NIXL refuses is sent again a few times, after a
+/// pause each: by the notice endpoint at first, and by the one of the transfers then.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Outbox {
@@ -23,10 +23,10 @@ class Outbox {
   Outbox(Agent& agent, PeerTable& peers, EngineCounters& counters)
       : agent_(agent), peers_(peers), counters_(counters) {}
 
-  /// The peer's operation has completed, and it hears of that within the delay.
+  /// The peer's operation has completed; the notice is sent within the delay.
   void add_success(const std::shared_ptr<Peer>& peer, std::string_view key,
                    std::chrono::microseconds delay, Clock::time_point now);
-  /// The peer's operation comes to nothing. Sent at once.
+  /// The peer's operation has failed. Sent at once.
   void add_failure(const std::shared_ptr<Peer>& peer, std::string_view key, std::string_view reason,
                    Clock::time_point now);
 
@@ -37,33 +37,38 @@ class Outbox {
 
   bool empty() const noexcept { return notices_.empty(); }
   /// When `send_due` has something to send; the end of time when nothing waits.
-  Clock::time_point due() const noexcept { return empty() ? Clock::time_point::max() : next_due_; }
+  Clock::time_point due() const noexcept { return next_due_; }
   /// NIXL must be polled until then: what has been sent without a transfer may still need it.
-  Clock::time_point poll_until() const noexcept { return poll_until_; }
+  Clock::time_point flush_until() const noexcept { return flush_until_; }
 
  private:
-  struct Notice {
+  struct Pending {
     std::shared_ptr<Peer> peer;
     /// Of operations that have completed; or of the one that has failed, for this reason.
     std::vector<std::string> keys;
     std::string failure;
     /// Whether more completions may join: owners that allow no delay may not know notices of many.
     bool open = false;
+    /// When it is sent at the latest; after a refusal, when it is tried again.
+    Clock::time_point due;
     int refusals = 0;
   };
 
-  void send_all(Clock::time_point now);
+  /// Sends it, or keeps it to be sent again.
+  void add(Pending notice, Clock::time_point now);
+  /// Sends all that wait, but those that were refused a moment ago.
+  void send_waiting(Clock::time_point now);
   /// Returns whether nothing is left to do: it is sent, or has been refused too often.
-  bool send(Notice& notice);
+  bool send(Pending& notice, Clock::time_point now);
 
   Agent& agent_;
   PeerTable& peers_;
   EngineCounters& counters_;
   /// Few at a time.
-  std::vector<Notice> notices_;
-  Clock::time_point next_due_;
+  std::vector<Pending> notices_;
+  Clock::time_point next_due_ = Clock::time_point::max();
   Clock::time_point last_sent_;
-  Clock::time_point poll_until_;
+  Clock::time_point flush_until_;
 };
 
 NIXL_CONNECT_NAMESPACE_END

@@ -13,13 +13,17 @@ struct Outcome {
   bool completed = false;
   /// Why not. Without one the operation had ended before: it was cancelled, or its deadline passed.
   std::optional<Failure> failure;
-  /// Whether the peer waits to hear that nothing comes.
+  /// Whether the peer waits for a notice, because nothing comes.
   bool notify_peer = false;
+  /// Whether the transfer has failed, and with it the peer as it is loaded.
+  bool peer_broken = false;
 
-  static Outcome complete() { return {true, std::nullopt, false}; }
-  static Outcome failed(Failure why, bool peer_waits = false) {
-    return {false, std::move(why), peer_waits};
-  }
+  static Outcome complete() { return {true, std::nullopt}; }
+  /// Something on this side, or the peer's own failure.
+  static Outcome failed(Failure why) { return {false, std::move(why)}; }
+  /// Its transfer is not posted, and never will be.
+  static Outcome not_posted(std::optional<Failure> why) { return {false, std::move(why), true}; }
+  static Outcome broken(Failure why) { return {false, std::move(why), true, true}; }
 };
 
 /// What a part of the engine returns to the loop, which settles it.

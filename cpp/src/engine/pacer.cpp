@@ -28,7 +28,7 @@ constexpr int kBusyRestFraction = 16;
 constexpr std::size_t kManyOperations = 8;
 constexpr auto kLongestRest = microseconds(100);
 constexpr auto kLongestBusyRest = microseconds(1000);
-/// Whoever takes longer makes no rest any longer.
+/// Operations that take longer count as this, so that rests grow no further.
 constexpr auto kLongestAge = kLongestBusyRest * kBusyRestFraction;
 /// How many operations what they take is averaged over.
 constexpr double kAgeMemory = 32;
@@ -38,8 +38,8 @@ constexpr double kAgeMemory = 32;
 constexpr auto kQuick = microseconds(250);
 constexpr Clock::duration kFirstNotInlinePause = milliseconds(1);
 constexpr Clock::duration kNotInlinePause = milliseconds(128);
-/// For so long the engine's thread leaves polling to whoever has called `progress` last, but for a
-/// poll at each of these intervals.
+/// For so long after a call of `progress` the engine's thread leaves polling to the caller, but for
+/// a poll of its own in each pause.
 constexpr auto kDrivenFor = milliseconds(20);
 constexpr auto kDrivenPause = milliseconds(2);
 /// A peer that has allowed a delay goes on allowing it for so long.

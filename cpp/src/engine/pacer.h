@@ -52,7 +52,7 @@ class Pacer {
   void driven_externally() noexcept { last_driven_ = last_poll_; }
   /// A caller has begun an operation itself.
   void began_inline(Clock::time_point began, Clock::time_point now) noexcept;
-  /// A caller has polled for its own transfer, and it has completed, or not.
+  /// A caller has polled for its own transfer, which has completed meanwhile or has not.
   void watched(bool completed) noexcept;
 
   // What follows.
@@ -94,12 +94,13 @@ class Pacer {
   Clock::time_point last_driven_;
   /// How long operations have taken of late.
   std::chrono::duration<double> typical_age_{0};
-  /// What the peers that allowed one allow of delay, and how long ago is too long.
+  /// The delay that peers have allowed last, and until when that counts.
   std::chrono::microseconds peers_delay_{0};
   Clock::time_point peers_delay_until_;
   Clock::time_point not_inline_until_;
   Clock::duration not_inline_pause_{0};
-  /// How many transfers the next watches in vain leave alone, and how many are left to be.
+  /// How many transfers nobody watches after one was watched in vain; and how many of them are
+  /// left.
   int watch_skips_ = 0;
   int skips_left_ = 0;
 };

@@ -35,8 +35,8 @@ class Parts {
                                  const std::shared_ptr<EnginePort>& home);
   /// Cancels those that have not ended.
   static void cancel(const Operation& whole);
-  /// One has ended, with this failure if it has one, which then is the whole's. Returns whether it
-  /// was the last.
+  /// One has ended. Its failure, if it has one, is the failure of the whole. Returns whether it was
+  /// the last.
   bool ended(const OperationPtr& whole, std::optional<Failure> failure);
 
   bool empty() const noexcept { return split_.empty(); }

@@ -14,14 +14,14 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-/// The only place where operations end: whoever waits and the peer are notified, the operation is
-/// counted, and what it held is given back.
+/// Where the engine is done with an operation: whoever waits and the peer are notified, the
+/// operation is counted, and what it held is given back.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Settler {
  public:
   /// What an operation may be in, and who must know of its end.
-  struct Parts {
+  struct Needs {
     EngineCounters& counters;
     MemoryRegistry& registry;
     PeerTable& peers;
@@ -31,14 +31,11 @@ class Settler {
     Pacer& pacer;
   };
 
-  explicit Settler(const Parts& parts) : parts_(parts) {}
+  explicit Settler(const Needs& needs) : needs_(needs) {}
 
-  /// Ends the operation unless it has ended before, and takes it out of everything but the fences
-  /// and flights, which hand over what they are done with. NIXL uses its memory no more.
+  /// Ends the operation unless it has ended before. NIXL uses its memory no more. An offer or a
+  /// deadline of it is removed; fences and transfers have handed it over already.
   void settle(const OperationPtr& operation, Outcome outcome);
-  /// Ends the operation as failed, for those who wait, unless it has ended before. What it holds it
-  /// keeps.
-  static void fail(Operation& operation, Failure failure);
   /// One that nothing was ever done for.
   void drop(OperationPtr operation) { settled_.push_back(std::move(operation)); }
 
@@ -46,15 +43,16 @@ class Settler {
   /// when the agent lock is given up.
   void give_back(AgentLock& lock);
   /// Those that are not given back yet.
-  const std::vector<OperationPtr>& settled() const noexcept { return settled_; }
+  const std::vector<std::shared_ptr<Releasable>>& settled() const noexcept { return settled_; }
 
  private:
   void complete(Operation& operation, Clock::time_point now);
+  /// Nothing gets through to a peer that is broken.
   void notify_failure(const Operation& operation, Clock::time_point now);
   void count(const Operation& operation, Clock::time_point now) noexcept;
 
-  const Parts parts_;
-  std::vector<OperationPtr> settled_;
+  const Needs needs_;
+  std::vector<std::shared_ptr<Releasable>> settled_;
   /// What they held of the registry.
   MemoryRegistry::Lease leases_;
 };

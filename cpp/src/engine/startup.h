@@ -40,7 +40,7 @@ class Startup {
   void report_started() { report(State::started, std::nullopt); }
   void report_failed(Failure failure) { report(State::failed, std::move(failure)); }
   void found_library(std::string path);
-  /// Nothing can be begun from now on. In a forked child nothing is done but that.
+  /// Nothing can be begun from now on. In a forked child no lock is taken for that.
   void close() noexcept;
   bool closed() const noexcept { return closed_.load(std::memory_order_acquire); }
 

@@ -14,8 +14,7 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
   std::string advice;
   try {
     flight.peer = peers_.admit(flight.remote);
-    // Ended before it began: nothing is left but to notify the peer.
-    if (operation->progress.ended()) return Outcome{false, std::nullopt, true};
+    if (operation->progress.ended()) return Outcome::not_posted(std::nullopt);
     code = ErrorCode::backend;
     what = "the memory could not be registered: ";
     flight.lease = registry_.acquire(flight.local_regions);
@@ -27,7 +26,8 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
         flight.engine_notifies ? std::string() : request.key));
   } catch (const AgentError& error) {
     if (code == ErrorCode::backend) advice = cuda_registration_advice(flight.local_regions);
-    return Outcome::failed({code, request.describe() + ": " + what + error.what() + advice}, true);
+    return Outcome::not_posted(
+        Failure{code, request.describe() + ": " + what + error.what() + advice});
   }
   try {
     if (flight.transfer->post()) return Outcome::complete();
@@ -35,40 +35,34 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
     return broken(*operation, error);
   }
   operation->progress.make_in_progress();
-  flights_.add(operation);
+  in_flight_.add(operation);
   return std::nullopt;
 }
 
 void Transfers::poll(Clock::time_point until, std::vector<Event>& events) {
-  if (flights_.empty()) return;
-  flights_.poll(until, retired_);
+  if (in_flight_.empty()) return;
+  in_flight_.poll(until, retired_);
   take_retired(events);
 }
 
 void Transfers::poll_only(std::vector<Event>& events) {
-  flights_.poll_only(retired_);
+  in_flight_.poll_only(retired_);
   take_retired(events);
 }
 
 void Transfers::take_retired(std::vector<Event>& events) {
-  for (auto& [operation, error] : retired_) {
-    Outcome outcome = error ? broken(*operation, *error) : Outcome::complete();
-    events.push_back({std::move(operation), std::move(outcome)});
+  for (const auto& [operation, error] : retired_) {
+    events.push_back({operation, error ? broken(*operation, *error) : Outcome::complete()});
   }
   retired_.clear();
 }
 
-Outcome Transfers::broken(Operation& operation, const AgentError& error) {
-  Peer& peer = *operation.flight.peer;
-  const bool reached = peer.reached;
-  Failure failure{reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
-                  operation.request.describe() + ": the peer " +
-                      (reached ? "has disconnected: " : "could not be reached: ") + error.what() +
-                      cuda_memory_advice(operation.flight.local_regions)};
-  // After the first failure nothing gets through.
-  const bool peer_may_hear = !std::exchange(peer.broken, true);
-  peers_.failed(peer);
-  return Outcome::failed(std::move(failure), peer_may_hear);
+Outcome Transfers::broken(const Operation& operation, const AgentError& error) {
+  const bool reached = operation.flight.peer->reached;
+  return Outcome::broken({reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
+                          operation.request.describe() + ": the peer " +
+                              (reached ? "has disconnected: " : "could not be reached: ") +
+                              error.what() + cuda_memory_advice(operation.flight.local_regions)});
 }
 
 void Transfers::hold_own_memory(Flight& flight) {

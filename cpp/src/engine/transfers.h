@@ -6,7 +6,7 @@
 #include "agent/agent.h"
 #include "agent/memory_registry.h"
 #include "agent/peer_table.h"
-#include "engine/flights.h"
+#include "engine/in_flight.h"
 #include "engine/outcome.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -29,11 +29,17 @@ class Transfers {
   /// The same of the only one in flight.
   void poll_only(std::vector<Event>& events);
 
-  const Flights& in_flight() const noexcept { return flights_; }
+  const InFlight& in_flight() const noexcept { return in_flight_; }
+
+  template <typename Visit>
+  void for_each(Visit visit) const {
+    in_flight_.for_each(visit);
+    for (const auto& retired : retired_) visit(retired.operation);
+  }
 
  private:
-  /// The transfer has failed, and with it the peer as it is loaded.
-  Outcome broken(Operation& operation, const AgentError& error);
+  /// Of an operation whose transfer has failed.
+  static Outcome broken(const Operation& operation, const AgentError& error);
   void take_retired(std::vector<Event>& events);
   /// A transfer to this agent itself uses the registrations of whoever offers the memory.
   void hold_own_memory(Flight& flight);
@@ -41,8 +47,8 @@ class Transfers {
   Agent& agent_;
   MemoryRegistry& registry_;
   PeerTable& peers_;
-  Flights flights_;
-  std::vector<Flights::Retired> retired_;
+  InFlight in_flight_;
+  std::vector<InFlight::Retired> retired_;
 };
 
 NIXL_CONNECT_NAMESPACE_END

@@ -17,11 +17,11 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 ///
 /// Transfers to one peer mostly complete in their order, and asking after one costs a poll of all
 /// of UCX's interfaces. So of each queue the oldest are asked after until some have not completed,
-/// and of the others a few at each poll, in turn. With many peers some are asked at each poll, in
+/// and of the others a few at each poll, in turn. Of many queues a few are polled each time, in
 /// turn.
 ///
 /// Thread safety: for whoever has the agent lock.
-class Flights {
+class InFlight {
  public:
   struct Retired {
     OperationPtr operation;
@@ -53,6 +53,7 @@ class Flights {
 
  private:
   using Operations = std::list<OperationPtr>;
+  /// The transfers to one peer. An empty one stays only when there is no other.
   struct Queue {
     const Peer* peer;
     Operations operations;
@@ -77,6 +78,8 @@ class Flights {
   /// The next one to be asked is the first.
   Queues queues_;
   std::unordered_map<const Peer*, Queues::iterator> by_peer_;
+  /// Nodes to use again.
+  Operations spare_;
   std::size_t size_ = 0;
   std::size_t large_ = 0;
 };

@@ -14,8 +14,9 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// A region that somebody has registered by hand, with one engine or several.
 ///
 /// Thread safety: `release` for any thread. The rest is set before that.
-struct HeldRegion final : Releasable {
-  explicit HeldRegion(std::shared_ptr<const void> keeps_alive) : owner(std::move(keeps_alive)) {}
+struct ManualRegistration final : Releasable {
+  explicit ManualRegistration(std::shared_ptr<const void> keeps_alive)
+      : owner(std::move(keeps_alive)) {}
 
   /// One of the engines has deregistered it. After the last one the owner goes, and the token is
   /// pushed.

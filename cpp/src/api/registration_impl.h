@@ -10,8 +10,8 @@
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 /// What a `Registration` holds.
-struct Registration::Leases {
-  std::shared_ptr<HeldRegion> region;
+struct Registration::Impl {
+  std::shared_ptr<ManualRegistration> region;
   std::vector<std::pair<std::shared_ptr<Engine>, MemoryRegistry::Lease>> of_engines;
 };
 
