@@ -74,7 +74,7 @@ $(STAMPS)/test-tools: pyproject.toml tools/test-packages | $(STAMPS)/package
 $(PRESETS:%=configure-%) configure-fuzz: configure-%: $(STAMPS)/venv $(STAMPS)/apt-build
 	cmake --preset $* >/dev/null
 $(PRESETS:%=build-%) build-fuzz: build-%: configure-%
-	cmake --build --preset $*
+	MAKEFLAGS= cmake --build --preset $*
 configure-dev configure-release configure-tsan configure-asan: $(STAMPS)/apt-test
 configure-aarch64: $(STAMPS)/aarch64
 configure-fuzz $(CLANGS:%=configure-%): configure-%: $(STAMPS)/apt-%
