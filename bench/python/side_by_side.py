@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 HERE = Path(__file__).parent
-WHOLE_OPERATION = HERE.parents[1] / "build/cpp/bench/cpp/whole_operation"
+WHOLE_OPERATION = HERE.parents[1] / "build/release/bench/cpp/whole_operation"
 MIB = 1 << 20
 
 

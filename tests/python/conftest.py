@@ -116,6 +116,14 @@ def other() -> Iterator[nc.Connector]:
         yield made
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Children get it, also where this process was started without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def run_python(
     code: str, *arguments: str, timeout: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,7 @@
 """The GPUs that tests use: those that torch finds, or else the stand-ins for some.
 
 The stand-ins are there when the process was started with the stand-in for the CUDA driver on its
-library path and with ``FAKE_CUDA_LIVE=1``; `make test-python` does so. NIXL and UCX are the real
+library path and with ``FAKE_CUDA_LIVE=1``; `make test-stand-in` does so. NIXL and UCX are the real
 ones, with UCX's modules for CUDA, on either.
 
 An array is torch's tensor, or, of the stand-in's, a `StandInArray` and on the host one of numpy: to

@@ -119,6 +119,7 @@ def test_bench_measures_here(tmp_path: Path) -> None:
     assert "4 KiB" in table.stdout
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_bench_between_a_server_and_a_client() -> None:
     command = [sys.executable, "-m", "nixl_connect", "bench", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -139,6 +140,7 @@ def test_bench_between_a_server_and_a_client() -> None:
     assert "Traceback" not in gone.stderr
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_bench_stops_at_ctrl_c() -> None:
     command = [sys.executable, "-m", "nixl_connect", "bench", "--seconds", "60", "--sizes", "4K"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as measuring:

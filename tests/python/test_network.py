@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -179,14 +179,6 @@ def test_bench_between_two_hosts(hosts: Hosts) -> None:
     assert result.returncode == 1
     assert "UCX_NET_DEVICES, on both hosts" in result.stderr
     assert "Traceback" not in result.stderr
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """Children get it, also where this process was started without."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("ctrl_c")

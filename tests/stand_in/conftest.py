@@ -1,6 +1,6 @@
 """GPUs without one: the stand-ins for the CUDA driver and for NIXL.
 
-Run apart from the other tests, because a process has one CUDA driver: `make test-python` says how.
+Run apart from the other tests, because a process has one CUDA driver: `make test-stand-in` does so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ os.environ["UCX_NET_DEVICES"] = "lo"
 
 import nixl_connect as nc
 
-_FAKES = Path(os.environ.get("NIXL_CONNECT_TEST_FAKES", "build/cpp/tests")).resolve()
+_FAKES = Path(os.environ.get("NIXL_CONNECT_TEST_FAKES", "build/dev/tests")).resolve()
 FAKE_NIXL = _FAKES / "fake_nixl" / "libfake_nixl.so"
 FAKE_CUDA = _FAKES / "fake_cuda" / "libcuda.so.1"
 # Before anybody looks for the real one.
