@@ -116,7 +116,7 @@ class AbstractOperation(ABC):
         """Wait, without blocking the event loop, until the operation has ended.
 
         Returns when it is complete, and also when it was cancelled on this side: `status`
-        and `results()` tell which. Any number of tasks, in any number of event loops, may
+        and `results()` say which. Any number of tasks, in any number of event loops, may
         wait. Cancelling a task that waits leaves the operation as it is.
 
         Parameters
@@ -188,7 +188,7 @@ class AbstractOperation(ABC):
         """End the operation as cancelled, if it has not ended.
 
         A transfer in flight cannot be called back: its memory stays pinned until NIXL reports
-        that it is done, and the peer is told whether every byte arrived.
+        that it is done, and the peer is notified whether every byte arrived.
         """
         self._core.cancel()
 

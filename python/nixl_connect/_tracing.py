@@ -17,7 +17,7 @@ __all__ = ["OperationSpan", "tracer"]
 
 
 class Traced(Protocol):
-    """What a span tells of an operation."""
+    """What a span says of an operation."""
 
     _core: CoreConnection
 

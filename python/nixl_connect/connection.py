@@ -73,7 +73,7 @@ class Connection:
     def metadata(self) -> bytes:
         """The agent's whole NIXL metadata: how to reach it, and every registered region.
 
-        What an operation sends (`PassiveOperation.metadata`) tells of its own regions only.
+        What an operation sends (`PassiveOperation.metadata`) names its own regions only.
         Blocks until the agent is made.
         """
         return self._connector_core.agent_metadata()

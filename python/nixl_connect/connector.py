@@ -30,7 +30,7 @@ class Connector(Worker):
     One connector has one NIXL agent and one thread that drives it. Both are made at the first
     use, off the event loop, so a connector may be made before the process forks and used
     after it. Once any connector has been used, forked children cannot use one (UCX does not
-    survive a fork) and are told so with `ForkedProcessError`; spawn them instead.
+    survive a fork) and get a `ForkedProcessError`; spawn them instead.
 
     Thread safety: may be used from any number of threads and event loops at once.
 
@@ -85,7 +85,7 @@ class Connector(Worker):
     Raises
     ------
     TypeError, ValueError
-        When an argument is wrong. That NIXL is missing is told by the first use, with
+        When an argument is wrong. That NIXL is missing is an error of the first use,
         `NixlNotFoundError`.
     """
 

@@ -77,7 +77,7 @@ class Descriptor(_core.Descriptor):
           ``__cuda_array_interface__``.
 
         A tensor or buffer that is not contiguous is copied, which is good for sending only;
-        so are ``bytes`` and other read-only memory. `writable` tells.
+        so are ``bytes`` and other read-only memory. `writable` says which.
 
     Raises
     ------

@@ -57,7 +57,7 @@ async def wait_for_completion(operation: AbstractOperation) -> None:
     """As `AbstractOperation.wait_for_completion`, for a task of trio.
 
     Returns when the operation is complete, and also when it was cancelled on this side:
-    `status` and `results()` tell which. Any number of tasks, in any number of runs, may wait.
+    `status` and `results()` say which. Any number of tasks, in any number of runs, may wait.
     Always a checkpoint.
 
     When the surrounding cancel scope is cancelled, as by `trio.fail_after`, the wait ends and

@@ -108,16 +108,20 @@ async def _gpu_peer() -> dict[str, object]:
     loop = asyncio.get_running_loop()
     async with nc.Connector("mover") as mover:
 
-        async def told() -> nc.RdmaMetadata:
+        async def next_metadata() -> nc.RdmaMetadata:
             line = await loop.run_in_executor(None, sys.stdin.readline)
             return nc.RdmaMetadata.model_validate_json(line)
 
         async def read() -> None:
-            reading = await mover.begin_read(await told(), nc.Descriptor(buffer), timeout=_TIMEOUT)
+            reading = await mover.begin_read(
+                await next_metadata(), nc.Descriptor(buffer), timeout=_TIMEOUT
+            )
             await reading.wait_for_completion()
 
         async def write() -> None:
-            writing = await mover.begin_write(nc.Descriptor(buffer), await told(), timeout=_TIMEOUT)
+            writing = await mover.begin_write(
+                nc.Descriptor(buffer), await next_metadata(), timeout=_TIMEOUT
+            )
             await writing.wait_for_completion()
 
         read_seconds = await _shortest(read)
