@@ -44,7 +44,8 @@ class PassiveOperation(AbstractOperation):
             operation_kind, local_descriptors, core_timeout(timeout), after
         )
         super().__init__(connection, core, operation_kind, local_descriptors)
-        # Taken now: what is registered is what the metadata names. A list that cannot change has time.
+        # Taken now: what is registered is what the metadata names.
+        # A list that cannot change can wait.
         self._serialized_descriptors: list[SerializedDescriptor] | DescriptorList
         if isinstance(local_descriptors, list):
             self._serialized_descriptors = [d.metadata for d in local_descriptors]
