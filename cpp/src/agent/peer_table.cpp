@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "nixl_connect/error.h"
+#include "wire/coverage.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -67,22 +68,24 @@ RemoteOffer RemoteOffer::resolve(std::shared_ptr<const Blob> blob, std::string_v
                 "remote_metadata.nixl_metadata: no connection information for backend '" +
                     std::string(backend) + "'");
   }
-  RegionIndex<std::string_view> offered;
+  std::vector<Region> offered;
+  std::vector<std::string_view> keys;
   for (const Blob::Section& section : blob->sections()) {
     if (section.backend != backend) continue;
     for (const Blob::Element& element : section.elements) {
-      offered.insert(element.region, element.remote_key);
+      offered.push_back(element.region);
+      keys.push_back(element.remote_key);
     }
   }
+  const auto covering = smallest_covering(offered, regions);
   offer.remote_keys.reserve(regions.size());
   for (std::size_t i = 0; i < regions.size(); ++i) {
-    const auto* entry = offered.smallest_covering(regions[i]);
-    if (entry == nullptr) {
+    if (covering[i] == kNotCovered) {
       throw Error(ErrorCode::rejected_metadata,
                   "remote_metadata.descriptors[" + std::to_string(i) +
                       "]: not among the regions that remote_metadata.nixl_metadata offers");
     }
-    offer.remote_keys.push_back(entry->second);
+    offer.remote_keys.push_back(keys[covering[i]]);
   }
   offer.regions = std::move(regions);
   offer.blob = std::move(blob);
