@@ -87,9 +87,8 @@ TEST_F(SettlerTest, ThePeerThatWaitsIsToldOfTheFailureOrTheCancellation) {
     const auto read = FakeAgent::reader_of(*offered, target);
     if (cancelled) read->progress.finish(OperationStatus::cancelled);
     read->flight.peer = reader->peers.admit(read->flight.remote);
-    auto outcome = Outcome::not_posted(std::nullopt);
-    if (!cancelled) outcome = Outcome::broken({ErrorCode::timed_out, "late"});
-    reader->settler.settle(read, std::move(outcome));
+    reader->settler.settle(
+        read, cancelled ? Outcome::not_posted() : Outcome::broken({ErrorCode::timed_out, "late"}));
     give_back(*reader);
     const auto events = owner->receive();
     ASSERT_THAT(events, SizeIs(1));

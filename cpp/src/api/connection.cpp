@@ -1,6 +1,7 @@
 #include "nixl_connect/connection.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "engine/engine.h"
@@ -30,7 +31,7 @@ Connection::~Connection() {
   if (operation_ == nullptr) return;
   if (engine_->startup().in_forked_child()) {
     // A condition variable on which a thread of the parent waited cannot be destroyed here.
-    static_cast<void>(new std::shared_ptr<Operation>(std::move(operation_)));
+    static_cast<void>(new (std::nothrow) std::shared_ptr<Operation>(std::move(operation_)));
     return;
   }
   if (!operation_->request.passive) return;

@@ -100,7 +100,8 @@ bool Engine::run(Task task) {
   return !startup_.in_forked_child() && startup_.begun() && state_.mailbox.push(std::move(task));
 }
 
-void Engine::deregister(std::shared_ptr<ManualRegistration> region, MemoryRegistry::Lease lease) {
+void Engine::deregister(const std::shared_ptr<ManualRegistration>& region,
+                        MemoryRegistry::Lease lease) {
   if (startup_.in_forked_child()) return;
   if (!state_.mailbox.push(Deregistration{region, std::move(lease)})) region->release();
 }

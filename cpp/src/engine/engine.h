@@ -51,7 +51,7 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   bool run(Task task);
   /// Has the thread deregister the region, after what has been submitted before, and release it
   /// then.
-  void deregister(std::shared_ptr<ManualRegistration> region, MemoryRegistry::Lease lease);
+  void deregister(const std::shared_ptr<ManualRegistration>& region, MemoryRegistry::Lease lease);
 
   /// Whether this is the thread of an engine, which must not wait for itself.
   static bool is_engine_thread() noexcept;

@@ -22,7 +22,9 @@ struct Outcome {
   /// Something on this side, or the peer's own failure.
   static Outcome failed(Failure why) { return {false, std::move(why)}; }
   /// Its transfer is not posted, and never will be.
-  static Outcome not_posted(std::optional<Failure> why) { return {false, std::move(why), true}; }
+  static Outcome not_posted(Failure why) { return {false, std::move(why), true}; }
+  /// The same of an operation that had ended before.
+  static Outcome not_posted() { return {false, std::nullopt, true}; }
   static Outcome broken(Failure why) { return {false, std::move(why), true, true}; }
 };
 

@@ -14,7 +14,7 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
   std::string advice;
   try {
     flight.peer = peers_.admit(flight.remote);
-    if (operation->progress.ended()) return Outcome::not_posted(std::nullopt);
+    if (operation->progress.ended()) return Outcome::not_posted();
     code = ErrorCode::backend;
     what = "the memory could not be registered: ";
     flight.lease = registry_.acquire(flight.local_regions);
@@ -26,8 +26,7 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
         flight.engine_notifies ? std::string() : request.key));
   } catch (const AgentError& error) {
     if (code == ErrorCode::backend) advice = cuda_registration_advice(flight.local_regions);
-    return Outcome::not_posted(
-        Failure{code, request.describe() + ": " + what + error.what() + advice});
+    return Outcome::not_posted({code, request.describe() + ": " + what + error.what() + advice});
   }
   try {
     if (flight.transfer->post()) return Outcome::complete();
