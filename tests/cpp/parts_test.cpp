@@ -34,7 +34,7 @@ struct Recorder final : EnginePort {
   std::vector<std::pair<OperationPtr, std::optional<Failure>>> ended;
 };
 
-OperationPtr whole_of(std::vector<Region> local, std::vector<Region> remote) {
+OperationPtr make_whole(std::vector<Region> local, std::vector<Region> remote) {
   Request request;
   request.connector = std::make_shared<const std::string>("test");
   request.kind = OperationKind::read;
@@ -56,6 +56,20 @@ std::size_t bytes_of(const Operation& operation) {
 
 class PartsTest : public ::testing::Test {
  protected:
+  /// An operation and its parts hold one another until they are released.
+  void TearDown() override {
+    for (const auto& engine : {home, first, second}) {
+      const auto submitted = std::exchange(engine->submitted, {});
+      for (const auto& operation : submitted) operation->release();
+    }
+    for (const auto& whole : wholes) whole->release();
+    for (const auto& engine : {home, first, second}) engine->ended.clear();
+  }
+  OperationPtr whole_of(std::vector<Region> local, std::vector<Region> remote) {
+    wholes.push_back(make_whole(std::move(local), std::move(remote)));
+    return wholes.back();
+  }
+
   /// An operation on 5 MiB in three regions, cut for two engines.
   OperationPtr cut() {
     constexpr std::size_t kMiB = std::size_t{1} << 20;
@@ -71,6 +85,7 @@ class PartsTest : public ::testing::Test {
   std::shared_ptr<Recorder> first = std::make_shared<Recorder>();
   std::shared_ptr<Recorder> second = std::make_shared<Recorder>();
   std::vector<std::shared_ptr<EnginePort>> engines{first, second};
+  std::vector<OperationPtr> wholes;
   Parts parts;
 };
 
