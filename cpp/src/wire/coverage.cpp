@@ -28,8 +28,9 @@ std::vector<std::size_t> each_with_each(const std::vector<Region>& offered,
 std::vector<std::size_t> sorted(const std::vector<Region>& regions) {
   std::vector<std::size_t> order(regions.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return regions[a] < regions[b]; });
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return regions[a] == regions[b] ? a < b : regions[a] < regions[b];
+  });
   return order;
 }
 
