@@ -59,6 +59,27 @@ TEST_F(Lifetimes, TheLastConnectorMayGoOnTheEnginesThread) {
       << "an engine whose connector is gone ends by itself";
 }
 
+TEST_F(Lifetimes, WhatIsCancelledMayGoInThatCall) {
+  for (int round = 0; round < 50; ++round) {
+    auto connector = std::make_shared<Connector>(testing::fake_options("gone"));
+    connector->wait_started();
+    auto offer = std::make_shared<std::optional<Connection>>();
+    std::atomic<bool> gone{false};
+    *offer = connector->create_readable({owned(source, [connector, offer, &gone]() mutable {
+      offer->reset();
+      connector.reset();
+      gone = true;
+    })});
+    EXPECT_TRUE((*offer)->wait(Milestone::ready, seconds(30)));
+    // The owner of the memory has the last handles on both.
+    const Connection& last = **offer;
+    connector.reset();
+    offer.reset();
+    last.cancel();
+    EXPECT_TRUE(eventually([&] { return gone.load(); }));
+  }
+}
+
 TEST_F(Lifetimes, AConnectionMayOutliveItsConnector) {
   left->wait_started();
   auto offer = left->create_readable({source.descriptor()});

@@ -1,10 +1,14 @@
 #include "agent/agent.h"
 
+#include <sys/random.h>
+
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <string_view>
 
 #include "nixl_connect/error.h"
+#include "wire/hex.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -120,6 +124,14 @@ std::map<std::string, std::string> with_ucx_settings(
 }
 
 }  // namespace
+
+std::string unique_agent_name(const std::string& name) {
+  std::uint64_t bits = 0;
+  if (::getrandom(&bits, sizeof bits, 0) != sizeof bits) {
+    bits = static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+  }
+  return name + "-" + to_hex({reinterpret_cast<const char*>(&bits), sizeof bits});
+}
 
 Agent::Agent(const NixlApi& api, std::string name, const std::string& backend,
              const std::map<std::string, std::string>& parameters, bool progress_thread)

@@ -48,6 +48,10 @@ class Transfer {
   capi::XferRequestHandle* request_;
 };
 
+/// The name with a part that is unique to this process's life: NIXL refuses a peer that has come
+/// back under its old name.
+std::string unique_agent_name(const std::string& name);
+
 /// One NIXL agent with one backend. Everything it holds goes with it.
 ///
 /// Errors: `AgentError` from each call that NIXL refuses.

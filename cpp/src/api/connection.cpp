@@ -121,8 +121,10 @@ void Connection::cancel() const {
   if (progress.ended()) return;
   engine_->startup().check_process();
   if (progress.finish(OperationStatus::cancelled)) {
-    // Refused only when the engine is closing, and then it cleans up anyway.
-    engine_->submit_if_open(operation_);
+    // This handle may be gone when it returns: the owner of the memory may have had it. It is
+    // refused only when the engine is closing, and then that cleans up anyway.
+    const auto engine = engine_;
+    engine->submit_if_open(operation_);
   }
 }
 

@@ -273,7 +273,11 @@ Connection Connector::begin_write(std::vector<Descriptor> local, const RdmaMetad
   return impl_->begin(OperationKind::write, remote, std::move(local), timeout, std::move(after));
 }
 
-bool Connector::progress() { return impl_->engine->progress(); }
+bool Connector::progress() {
+  // The owner of some memory that is released may have had this connector.
+  const auto engine = impl_->engine;
+  return engine->progress();
+}
 
 Registration Connector::register_memory(const Descriptor& descriptor) {
   check_local({descriptor});

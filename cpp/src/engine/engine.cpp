@@ -87,8 +87,8 @@ void Engine::submit(OperationPtr operation) {
 }
 
 bool Engine::submit_if_open(OperationPtr operation) {
-  return !startup_.in_forked_child() && startup_.begun() &&
-         state_.mailbox.push(std::move(operation));
+  if (startup_.in_forked_child() || !startup_.begun()) return false;
+  return submit_here(operation) || state_.mailbox.push(std::move(operation));
 }
 
 void Engine::part_ended(OperationPtr whole, std::optional<Failure> failure) {

@@ -1,25 +1,14 @@
 #include "engine/engine_loop.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
 #include <thread>
 
 #include "nixl_connect/error.h"
-#include "wire/hex.h"
 #include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
-
-std::string unique_suffix() {
-  std::uint64_t bits = 0;
-  if (::getrandom(&bits, sizeof bits, 0) != sizeof bits) {
-    bits = static_cast<std::uint64_t>(Clock::now().time_since_epoch().count());
-  }
-  return to_hex({reinterpret_cast<const char*>(&bits), sizeof bits});
-}
 
 Failure closed_failure(const Operation& operation) {
   return {ErrorCode::closed, operation.request.describe() + ": the connector was closed"};
@@ -30,7 +19,7 @@ Failure closed_failure(const Operation& operation) {
 EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<EnginePort> home)
     : state_(state),
       home_(std::move(home)),
-      agent_(api, state.options.name + "-" + unique_suffix(), state.options.backend,
+      agent_(api, unique_agent_name(state.options.name), state.options.backend,
              state.options.backend_parameters, state.options.progress_thread),
       registry_(agent_),
       peers_(agent_, state.options.backend, state.options.max_peer_regions,
@@ -106,10 +95,15 @@ void EngineLoop::execute(Command& command) {
 bool EngineLoop::submit_if_quick(const OperationPtr& operation) {
   const auto began = Clock::now();
   const Request& request = operation->request;
-  if (!request.small || operation->flight.phase != Phase::fresh ||
-      !pacer_.may_begin_inline(began) ||
-      // To post is to poll, which can take as long as large data stream in.
-      (!request.passive && !(polls_are_quick() && peers_.knows(operation->flight.remote)))) {
+  if (!request.small || !pacer_.may_begin_inline(began)) return false;
+  if (operation->flight.phase != Phase::fresh) {
+    // It has ended, and nothing is begun.
+    advance(operation);
+    settler_.give_back(state_.agent_lock);
+    return true;
+  }
+  // To post is to poll, which can take as long as large data stream in.
+  if (!request.passive && !(polls_are_quick() && peers_.knows(operation->flight.remote))) {
     return false;
   }
   advance(operation);
