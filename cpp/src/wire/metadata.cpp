@@ -45,17 +45,19 @@ constexpr auto kHexValues = [] {
 }
 
 void append_base64(std::string& text, std::string_view bytes) {
-  std::size_t at = text.size();
-  text.resize(at + (bytes.size() + 2) / 3 * 4, '=');
-  for (std::size_t i = 0; i < bytes.size(); i += 3) {
-    const std::size_t n = std::min<std::size_t>(3, bytes.size() - i);
-    std::uint32_t group = 0;
-    for (std::size_t k = 0; k < 3; ++k) {
-      group = group << 8 | (k < n ? static_cast<unsigned char>(bytes[i + k]) : 0u);
-    }
-    for (std::size_t k = 0; k <= n; ++k) text[at + k] = kBase64[group >> (18 - 6 * k) & 63];
-    at += 4;
-  }
+  const std::size_t before = text.size();
+  text.resize(before + (bytes.size() + 2) / 3 * 4, '=');
+  char* out = text.data() + before;
+  const auto byte = [&](std::size_t i) -> std::uint32_t {
+    return static_cast<unsigned char>(bytes[i]);
+  };
+  const auto write = [&](std::uint32_t group, int digits) {
+    for (int k = 0; k < digits; ++k) *out++ = kBase64[group >> (18 - 6 * k) & 63];
+  };
+  std::size_t i = 0;
+  for (; i + 3 <= bytes.size(); i += 3) write(byte(i) << 16 | byte(i + 1) << 8 | byte(i + 2), 4);
+  if (bytes.size() - i == 1) write(byte(i) << 16, 2);
+  if (bytes.size() - i == 2) write(byte(i) << 16 | byte(i + 1) << 8, 3);
 }
 
 std::string to_base64(std::string_view bytes) {
@@ -206,6 +208,7 @@ std::string MetadataEncoder::encode(std::string_view blob) const {
     return encode_nixl_metadata(blob, MetadataEncoding::base64);
   }
   std::string tail;
+  tail.reserve(rest.size() + 9);
   append_stored(tail, rest, true);
   const uLong sum = checksum(checksum_, rest);
   for (int shift = 24; shift >= 0; shift -= 8) tail += static_cast<char>(sum >> shift & 0xff);
