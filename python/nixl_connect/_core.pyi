@@ -4,6 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
+def set_leak_warnings(enabled: bool) -> None:
+    """
+    Whether nanobind says at the interpreter's exit what has not been released.
+    """
+
 def version() -> str:
     """The package's."""
 

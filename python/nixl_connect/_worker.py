@@ -7,6 +7,7 @@ import atexit
 import logging
 import socket
 import sys
+import threading
 import weakref
 from functools import cached_property
 from types import TracebackType
@@ -169,3 +170,6 @@ def _close_all() -> None:
     """Close what is open while the interpreter still works."""
     for connector in open_workers():
         connector.close()
+    if any(thread.daemon for thread in threading.enumerate()):
+        # What they refer to is never released.
+        _core.set_leak_warnings(False)

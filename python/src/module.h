@@ -43,10 +43,18 @@ class Deferred {
   ~Deferred();
 };
 
-/// Lets other Python threads run while this one blocks.
+/// Lets other Python threads run while this one blocks. A daemon thread whose interpreter has ended
+/// meanwhile never comes back: it sleeps until the process ends.
 class Unlocked {
+ public:
+  Unlocked();
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+  ~Unlocked();
+
+ private:
   Deferred deferred_;
-  nb::gil_scoped_release release_;
+  PyThreadState* const state_;
 };
 
 /// What `nixl_connect.Descriptor` adds to the core's: whether a transfer may write to it.

@@ -87,6 +87,32 @@ raise SystemExit(0)
 }
 
 
+DAEMONS = """
+a = nc.Connector()
+offer = a.create_readable_blocking(nc.Descriptor(bytearray(10)))
+def again_and_again(call):
+    while True:
+        try:
+            call()
+        except nc.TransferError:
+            pass
+def wait_a_moment():
+    try:
+        offer.wait(0.001)
+    except TimeoutError:
+        pass
+for call in (a.stats, a.stats, wait_a_moment, wait_a_moment, offer.wait, offer.metadata):
+    threading.Thread(target=again_and_again, args=(call,), daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("run", range(5))
+def test_daemon_threads_in_blocking_calls_end_with_the_process(run: int) -> None:
+    result = run_python("import time\n" + MOVE + DAEMONS, NIXL_LOG_LEVEL="ERROR")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("how", LEAVING)
 def test_leaves_with_status_0(how: str) -> None:
     result = run_python(MOVE + LEAVING[how], NIXL_LOG_LEVEL="ERROR")

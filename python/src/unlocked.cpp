@@ -1,0 +1,21 @@
+#include <cxxabi.h>
+#include <unistd.h>
+
+#include "module.h"
+
+namespace nixl_connect::python {
+
+Unlocked::Unlocked() : state_(PyEval_SaveThread()) {}
+
+Unlocked::~Unlocked() {
+  try {
+    PyEval_RestoreThread(state_);
+  } catch (abi::__forced_unwind&) {
+    // The interpreter has ended, and Python before 3.14 ends such a thread with pthread_exit. That
+    // unwinds its stack, through functions that may not throw (std::terminate), and through locks
+    // of the core that others still use. So it stays here, as 3.14 has it stay.
+    while (true) ::pause();
+  }
+}
+
+}  // namespace nixl_connect::python
