@@ -27,7 +27,8 @@ class StartupTest : public ::testing::Test {
   }
 
   int launches = 0;
-  Startup startup{std::make_shared<const std::string>("worker")};
+  ForkGuard fork_guard{std::make_shared<const std::string>("worker")};
+  Startup startup{fork_guard};
 };
 
 TEST_F(StartupTest, BeginsOnceAndTellsWhoWaits) {
@@ -85,15 +86,16 @@ TEST_F(StartupTest, AForkedChildIsTold) {
   startup.report_started();
   const pid_t child = ::fork();
   if (child == 0) {
-    bool right = startup.in_forked_child();
+    bool right = fork_guard.is_child();
     try {
-      startup.check_process();
+      fork_guard.check();
       right = false;
     } catch (const Error& error) {
       right = right && error.code() == ErrorCode::forked;
     }
     // Nor does another one start here.
-    Startup fresh(std::make_shared<const std::string>("fresh"));
+    ForkGuard guard(std::make_shared<const std::string>("fresh"));
+    Startup fresh(guard);
     try {
       fresh.begin([] {});
       right = false;
@@ -106,7 +108,7 @@ TEST_F(StartupTest, AForkedChildIsTold) {
   int status = -1;
   ::waitpid(child, &status, 0);
   EXPECT_EQ(status, 0);
-  EXPECT_FALSE(startup.in_forked_child());
+  EXPECT_FALSE(fork_guard.is_child());
 }
 
 }  // namespace

@@ -16,6 +16,10 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// memory is registered exactly. A lease holds *every* registration that covers the wanted
 /// memory, because NIXL picks any of them for a transfer, and the one it picked must stay.
 ///
+/// Who has leases, and so keeps memory registered: each operation that is offered, lingers or is in
+/// flight (`Flight::lease`), until it is settled; and each `Registration` that somebody made by
+/// hand.
+///
 /// Thread safety: for whoever has the agent lock.
 class MemoryRegistry {
  public:

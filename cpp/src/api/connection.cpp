@@ -29,7 +29,7 @@ Connection& Connection::operator=(Connection&& other) noexcept {
 
 Connection::~Connection() {
   if (operation_ == nullptr) return;
-  if (engine_->startup().in_forked_child()) {
+  if (engine_->fork_guard().is_child()) {
     // A condition variable on which a thread of the parent waited cannot be destroyed here.
     static_cast<void>(new (std::nothrow) std::shared_ptr<Operation>(std::move(operation_)));
     return;
@@ -82,7 +82,7 @@ RdmaMetadata Connection::metadata(MetadataEncoding encoding) const {
 bool Connection::wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout) const {
   Progress& progress = operation_->progress;
   if (progress.reached(milestone)) return true;
-  engine_->startup().check_process();
+  engine_->fork_guard().check();
   if (!timeout && Engine::is_engine_thread()) {
     throw Error(ErrorCode::invalid_state,
                 operation_->request.describe() +
@@ -108,18 +108,18 @@ bool Connection::wait(std::optional<std::chrono::nanoseconds> timeout) const {
 bool Connection::notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue,
                         std::uint64_t token) const {
   if (operation_->progress.reached(milestone)) return false;
-  engine_->startup().check_process();
+  engine_->fork_guard().check();
   return operation_->progress.notify(milestone, std::move(queue), token);
 }
 
 void Connection::forget(const CompletionQueue& queue, std::uint64_t token) const {
-  if (!engine_->startup().in_forked_child()) operation_->progress.forget(queue, token);
+  if (!engine_->fork_guard().is_child()) operation_->progress.forget(queue, token);
 }
 
 void Connection::cancel() const {
   Progress& progress = operation_->progress;
   if (progress.ended()) return;
-  engine_->startup().check_process();
+  engine_->fork_guard().check();
   if (progress.finish(OperationStatus::cancelled)) {
     // This handle may be gone when it returns: the owner of the memory may have had it. It is
     // refused only when the engine is closing, and then that cleans up anyway.

@@ -49,7 +49,7 @@ class SignalsBlocked {
 }  // namespace
 
 Engine::Engine(ConnectorOptions options, std::shared_ptr<const std::string> connector)
-    : state_(std::move(options)), startup_(std::move(connector)) {}
+    : state_(std::move(options)), fork_guard_(std::move(connector)), startup_(fork_guard_) {}
 
 Engine::~Engine() {
   // The thread has ended, or is this one, at its end.
@@ -57,7 +57,7 @@ Engine::~Engine() {
 }
 
 void Engine::start() {
-  startup_.check_process();
+  fork_guard_.check();
   startup_.begin([this] { launch(); });
 }
 
@@ -78,7 +78,7 @@ void Engine::launch() {
 }
 
 void Engine::submit(OperationPtr operation) {
-  startup_.check_process();
+  fork_guard_.check();
   if (submit_here(operation)) return;
   start();
   if (!state_.mailbox.push(std::move(operation))) {
@@ -87,22 +87,22 @@ void Engine::submit(OperationPtr operation) {
 }
 
 bool Engine::submit_if_open(OperationPtr operation) {
-  if (startup_.in_forked_child() || !startup_.begun()) return false;
+  if (fork_guard_.is_child() || !startup_.begun()) return false;
   return submit_here(operation) || state_.mailbox.push(std::move(operation));
 }
 
 void Engine::part_ended(OperationPtr whole, std::optional<Failure> failure) {
-  if (startup_.in_forked_child()) return;
+  if (fork_guard_.is_child()) return;
   state_.mailbox.push(PartEnded{std::move(whole), std::move(failure)});
 }
 
 bool Engine::run(Task task) {
-  return !startup_.in_forked_child() && startup_.begun() && state_.mailbox.push(std::move(task));
+  return !fork_guard_.is_child() && startup_.begun() && state_.mailbox.push(std::move(task));
 }
 
 void Engine::deregister(const std::shared_ptr<ManualRegistration>& region,
                         MemoryRegistry::Lease lease) {
-  if (startup_.in_forked_child()) return;
+  if (fork_guard_.is_child()) return;
   if (!state_.mailbox.push(Deregistration{region, std::move(lease)})) region->release();
 }
 
@@ -126,7 +126,7 @@ void Engine::wake() noexcept {
 }
 
 bool Engine::progress() {
-  startup_.check_process();
+  fork_guard_.check();
   bool worked = false;
   {
     const AgentLock::Guard guard(state_.agent_lock, std::try_to_lock);
@@ -178,7 +178,7 @@ bool Engine::is_driven_externally() {
 }
 
 void Engine::add_stats(ConnectorStats& stats) {
-  if (!AgentLock::held_here() && !startup_.in_forked_child()) {
+  if (!AgentLock::held_here() && !fork_guard_.is_child()) {
     const auto until = Clock::now() + kStatsWait;
     do {
       const AgentLock::Guard guard(state_.agent_lock, std::try_to_lock);
@@ -192,13 +192,12 @@ void Engine::add_stats(ConnectorStats& stats) {
   state_.counters.add_to(stats);
   stats.wakeups += state_.mailbox.waits();
   const clockid_t clock = cpu_clock_;
-  stats.cpu_time +=
-      clock == kNoClock || startup_.in_forked_child() ? cpu_used_.load() : time_of(clock);
+  stats.cpu_time += clock == kNoClock || fork_guard_.is_child() ? cpu_used_.load() : time_of(clock);
 }
 
 void Engine::stop() noexcept {
   startup_.close();
-  if (!startup_.in_forked_child()) state_.mailbox.close();
+  if (!fork_guard_.is_child()) state_.mailbox.close();
 }
 
 bool Engine::is_engine_thread() noexcept { return on_engine_thread; }
@@ -206,7 +205,7 @@ bool Engine::is_engine_thread() noexcept { return on_engine_thread; }
 void Engine::close() noexcept {
   stop();
   // Two engines' threads that closed one another's would wait for ever.
-  if (startup_.in_forked_child() || is_engine_thread()) return;
+  if (fork_guard_.is_child() || is_engine_thread()) return;
   const std::lock_guard one_at_a_time(join_mutex_);
   if (thread_.joinable()) thread_.join();
 }

@@ -10,6 +10,7 @@
 
 #include "engine/engine_port.h"
 #include "engine/engine_state.h"
+#include "engine/fork_guard.h"
 #include "engine/manual_registration.h"
 #include "engine/operation.h"
 #include "engine/startup.h"
@@ -37,6 +38,7 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   ~Engine() override;
 
   const ConnectorOptions& options() const noexcept { return state_.options; }
+  const ForkGuard& fork_guard() const noexcept { return fork_guard_; }
   Startup& startup() noexcept { return startup_; }
   /// Starts the thread, once. Throws `Error`: `closed` or `forked`.
   void start();
@@ -94,6 +96,7 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   void refuse(Command& command, const Failure& failure) noexcept;
 
   EngineState state_;
+  ForkGuard fork_guard_;
   Startup startup_;
   /// While the thread runs it; for whoever has the agent lock.
   EngineLoop* loop_ = nullptr;

@@ -27,9 +27,11 @@ struct Load {
 ///
 /// With nothing pending the thread sleeps, but for a poll at each 250 ms, so that a late peer still
 /// gets its answer. While something is pending and something happened less than `spin` ago it polls
-/// without sleeping, but rests for a fraction of what operations take of late: with many in flight
-/// each poll then finds several, and callers get the processor. After that it pauses for a fraction
-/// of the time since something last happened.
+/// without sleeping, but rests for a fraction of what operations take of late, or for the delay
+/// that a peer allows: with many in flight each poll then finds several, and callers get the
+/// processor. After that it pauses for a fraction of the time since something last happened, and
+/// not past the next deadline or notice. While a caller drives the engine, or a waiter polls, it
+/// leaves that to them.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Pacer {

@@ -11,8 +11,8 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-/// From so many bytes on an operation on host memory is for several engines, in parts of at least
-/// that.
+/// From so many bytes on an operation on host memory is for several engines, in parts of about that
+/// or more.
 inline constexpr std::size_t kLargeOperation = std::size_t{1} << 20;
 
 /// One of NIXL's transfers is from one type of memory to one other. Of an operation with several

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <sys/types.h>
-
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -13,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/fork_guard.h"
 #include "nixl_connect/completion.h"
 #include "nixl_connect/error.h"
 
@@ -23,13 +22,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// Thread safety: every member may be called from any thread.
 class Startup {
  public:
-  /// The connector's name is for messages.
-  explicit Startup(std::shared_ptr<const std::string> connector)
-      : connector_(std::move(connector)) {}
-
-  /// Throws `Error(forked)` in a child of the process that began the start.
-  void check_process() const;
-  bool in_forked_child() const noexcept;
+  explicit Startup(ForkGuard& fork_guard) : fork_guard_(fork_guard) {}
 
   /// Calls `launch` the first time. Throws `Error`: `closed` after `close`; `forked` where UCX
   /// cannot be used because a parent process has; or what `launch` throws, and it may be tried
@@ -56,9 +49,8 @@ class Startup {
   void report(State outcome, std::optional<Failure> failure);
   bool is_over() const noexcept { return state_ == State::started || state_ == State::failed; }
 
-  const std::shared_ptr<const std::string> connector_;
+  ForkGuard& fork_guard_;
   std::atomic<bool> closed_{false};
-  std::atomic<pid_t> process_{0};
   std::atomic<State> state_{State::idle};
 
   mutable std::mutex mutex_;
