@@ -35,7 +35,7 @@ class Descriptor:
     @property
     def _data_size(self) -> int:
         """
-        Size in bytes. May be made smaller; operations begun afterwards follow.
+        Size in bytes. May be made smaller, and again as large as the memory; operations begun afterwards follow.
         """
 
     @_data_size.setter

@@ -241,8 +241,18 @@ void init_descriptor(nb::module_& m) {
           "Address of the first byte.")
       .def_prop_rw(
           "_data_size", [](const LocalDescriptor& d) { return d.memory.size; },
-          [](LocalDescriptor& d, std::size_t size) { d.memory.size = size; }, nb::lock_self(),
-          "Size in bytes. May be made smaller; operations begun afterwards follow.")
+          [](LocalDescriptor& d, std::size_t size) {
+            if (size == 0 || size > d.capacity) {
+              throw nb::value_error(("_data_size: expected 1 to " + std::to_string(d.capacity) +
+                                     " bytes, as many as the memory has, got " +
+                                     std::to_string(size))
+                                        .c_str());
+            }
+            d.memory.size = size;
+          },
+          nb::lock_self(),
+          "Size in bytes. May be made smaller, and again as large as the memory; operations begun "
+          "afterwards follow.")
       .def_prop_ro(
           "writable", [](const LocalDescriptor& d) { return d.writable; },
           "Whether a transfer may write to the memory.");

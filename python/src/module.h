@@ -57,10 +57,12 @@ class Unlocked {
   PyThreadState* const state_;
 };
 
-/// What `nixl_connect.Descriptor` adds to the core's: whether a transfer may write to it.
+/// What `nixl_connect.Descriptor` adds to the core's: whether a transfer may write to it, and how
+/// many bytes there are, of which the descriptor may name fewer.
 struct LocalDescriptor {
   Descriptor memory;
   bool writable = true;
+  std::size_t capacity = memory.size;
 };
 
 /// Many pieces of memory of one owner.

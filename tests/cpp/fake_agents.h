@@ -72,7 +72,7 @@ struct FakeAgent {
   EngineCounters counters;
   Outbox outbox{agent, peers, counters};
   Offers offers{agent, registry};
-  Transfers transfers{agent, registry, peers};
+  Transfers transfers{agent, registry, peers, offers};
   Deadlines deadlines;
   Pacer pacer{std::chrono::microseconds(200), std::chrono::milliseconds(10), Clock::now()};
   Settler settler{{counters, registry, peers, outbox, offers, deadlines, pacer}};

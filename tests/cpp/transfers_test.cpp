@@ -117,12 +117,36 @@ TEST_F(TransfersTest, ToItselfHoldWhatIsOffered) {
   owner->registry.release(offered->flight.lease);
   EXPECT_EQ(owner->registry.size(), 2u) << "the read holds it";
   read->flight.transfer.reset();
-
   owner->registry.release(read->flight.lease);
-  const auto late = read_of(*offered);
-  const auto outcome = owner->transfers.begin(late);
-  ASSERT_TRUE(outcome && outcome->failure);
-  EXPECT_THAT(outcome->failure->message, HasSubstr("not offered any more"));
+}
+
+TEST_F(TransfersTest, ToItselfUseNothingButTheOfferThatTheirKeyNames) {
+  const auto refused = [&](const OperationPtr& operation) {
+    const auto outcome = owner->transfers.begin(operation);
+    return outcome && outcome->failure &&
+           outcome->failure->message.find("not offered any more") != std::string::npos;
+  };
+  const auto with = [&](const Operation& offered, const std::string& key, OperationKind kind) {
+    auto made = FakeAgent::reader_of(offered, target);
+    Request request = made->request;
+    request.key = key;
+    request.kind = kind;
+    auto changed = std::make_shared<Operation>(std::move(request));
+    changed->flight.local_regions = made->flight.local_regions;
+    changed->flight.remote = made->flight.remote;
+    reads.push_back(changed);
+    return changed;
+  };
+  const auto offered = owner->offer(source);
+  const Buffer unrelated(1000, 4);
+  const auto another = owner->offer(unrelated);
+  const std::string key = offered->request.key;
+  EXPECT_TRUE(refused(with(*offered, "whatever", OperationKind::read)));
+  EXPECT_TRUE(refused(with(*offered, key, OperationKind::write))) << "it may be read";
+  EXPECT_TRUE(refused(with(*another, key, OperationKind::read))) << "another offer's memory";
+  EXPECT_FALSE(refused(with(*offered, key + ".signature", OperationKind::read)));
+  owner->offers.remove(*offered);
+  EXPECT_TRUE(refused(with(*offered, key, OperationKind::read))) << "it is closed";
 }
 
 }  // namespace

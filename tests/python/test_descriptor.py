@@ -198,6 +198,11 @@ def test_the_size_can_be_made_smaller() -> None:
     descriptor._data_size = 40
     assert descriptor.size == 40
     assert descriptor.metadata.size == 40
+    descriptor._data_size = 100
+    for size in (0, 101, 1 << 20):
+        with pytest.raises(ValueError, match=f"_data_size: expected 1 to 100 bytes.*got {size}"):
+            descriptor._data_size = size
+    assert descriptor.size == 100
 
 
 def test_a_buffer_cannot_be_resized_under_a_descriptor() -> None:

@@ -154,7 +154,7 @@ def test_a_scope_of_trio_neither_loses_nor_cancels_the_operation(
 def test_trio_raises_why_an_operation_failed(connector: nc.Connector) -> None:
     async def main() -> None:
         descriptor = nc.Descriptor(bytearray(10))
-        late = connector.create_readable_blocking(descriptor, timeout=0.01)
+        late = connector.create_readable_blocking(descriptor, timeout=0.3)
         for _ in range(2):
             with pytest.raises(nc.DeadlineExceededError):
                 await nixl_connect.trio.wait_for_completion(late)

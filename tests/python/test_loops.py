@@ -153,7 +153,7 @@ def test_blocking_waits_time_out(connector: nc.Connector) -> None:
     assert offer.status is nc.OperationStatus.INITIALIZED
     offer.cancel()
     offer.wait()
-    late = connector.create_readable_blocking(nc.Descriptor(bytearray(3)), timeout=0.02)
+    late = connector.create_readable_blocking(nc.Descriptor(bytearray(3)), timeout=0.3)
     with pytest.raises(nc.DeadlineExceededError):
         late.wait()
 

@@ -225,7 +225,7 @@ async def test_metadata_of_what_has_ended_is_refused(connector: nc.Connector) ->
     offer.cancel()
     with pytest.raises(nc.OperationCancelledError):
         offer.metadata()
-    late = await connector.create_readable(nc.Descriptor(bytearray(3)), timeout=0.01)
+    late = await connector.create_readable(nc.Descriptor(bytearray(3)), timeout=0.3)
     with pytest.raises(nc.DeadlineExceededError):
         await late.wait_for_completion()
     with pytest.raises(nc.DeadlineExceededError):

@@ -43,12 +43,6 @@ void MemoryRegistry::acquire(const std::vector<Region>& wanted, Lease& lease) {
   }
 }
 
-bool MemoryRegistry::covers(const std::vector<Region>& regions) const {
-  return std::all_of(regions.begin(), regions.end(), [&](const Region& region) {
-    return users_.smallest_covering(region) != nullptr;
-  });
-}
-
 void MemoryRegistry::release(const Lease& lease) noexcept {
   std::vector<Region> unused;
   for (const Region& region : lease) {

@@ -35,8 +35,6 @@ class MemoryRegistry {
   /// For each wanted region the smallest registered one that covers it, without repeats: what
   /// the metadata for a peer names that may use the wanted ones. They must be leased.
   std::vector<Region> covering(const std::vector<Region>& wanted) const;
-  /// Whether each region is within a registered one.
-  bool covers(const std::vector<Region>& regions) const;
 
   /// Regions registered now.
   std::size_t size() const noexcept { return users_.size(); }

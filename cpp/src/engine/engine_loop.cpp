@@ -26,7 +26,7 @@ EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<E
              state.options.max_peers),
       outbox_(agent_, peers_, state.counters),
       offers_(agent_, registry_),
-      transfers_(agent_, registry_, peers_),
+      transfers_(agent_, registry_, peers_, offers_),
       pacer_(state.options.spin, state.options.max_pause, Clock::now()),
       settler_({state.counters, registry_, peers_, outbox_, offers_, deadlines_, pacer_}) {}
 

@@ -1,7 +1,9 @@
 #include "engine/offers.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "wire/coverage.h"
 #include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -69,6 +71,13 @@ void Offers::take(std::string_view sender, std::string_view message, std::vector
     }
     events.push_back({std::move(operation), std::move(outcome)});
   }
+}
+
+bool Offers::allows(std::string_view key, OperationKind kind, const std::vector<Region>& regions) {
+  const auto it = find(key);
+  if (it == open_.end() || it->second->request.kind != kind) return false;
+  const auto covering = smallest_covering(it->second->flight.local_regions, regions);
+  return std::find(covering.begin(), covering.end(), kNotCovered) == covering.end();
 }
 
 Offers::Open::iterator Offers::find(std::string_view key) {

@@ -37,6 +37,10 @@ class Offers {
   /// mostly one, none when nothing waits for it.
   void take(std::string_view sender, std::string_view message, std::vector<Event>& events);
 
+  /// Whether these regions are within what the offer with this key has, and may be used so. What
+  /// names this agent itself needs no remote key, so nothing else keeps it from other memory.
+  bool allows(std::string_view key, OperationKind kind, const std::vector<Region>& regions);
+
   bool empty() const noexcept { return open_.empty(); }
   std::size_t size() const noexcept { return open_.size(); }
   /// Those that are not small.

@@ -19,7 +19,7 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
     what = "the memory could not be registered: ";
     flight.lease = registry_.acquire(flight.local_regions);
     what = "NIXL refused the transfer: ";
-    if (flight.peer->is_self) hold_own_memory(flight);
+    if (flight.peer->is_self) hold_own_memory(*operation);
     flight.engine_notifies = PeerTable::has_notice_endpoint(*flight.peer) && !request.key.empty();
     flight.transfer.emplace(agent_.create_transfer(
         request.kind, flight.local_regions, flight.remote.regions, flight.peer->alias,
@@ -64,8 +64,11 @@ Outcome Transfers::broken(const Operation& operation, const AgentError& error) {
                               error.what() + cuda_memory_advice(operation.flight.local_regions)});
 }
 
-void Transfers::hold_own_memory(Flight& flight) {
-  if (!registry_.covers(flight.remote.regions)) {
+void Transfers::hold_own_memory(Operation& operation) {
+  Flight& flight = operation.flight;
+  const Operation* const whole = flight.whole.operation.get();
+  const Request& request = whole != nullptr ? whole->request : operation.request;
+  if (!offers_.allows(request.key, request.kind, flight.remote.regions)) {
     throw AgentError("the memory is not offered any more", capi::kNotFound);
   }
   const auto own = registry_.acquire(flight.remote.regions);

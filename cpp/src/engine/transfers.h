@@ -7,6 +7,7 @@
 #include "agent/memory_registry.h"
 #include "agent/peer_table.h"
 #include "engine/in_flight.h"
+#include "engine/offers.h"
 #include "engine/outcome.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -17,8 +18,8 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// Thread safety: for whoever has the agent lock.
 class Transfers {
  public:
-  Transfers(Agent& agent, MemoryRegistry& registry, PeerTable& peers)
-      : agent_(agent), registry_(registry), peers_(peers) {}
+  Transfers(Agent& agent, MemoryRegistry& registry, PeerTable& peers, Offers& offers)
+      : agent_(agent), registry_(registry), peers_(peers), offers_(offers) {}
 
   /// Posts the operation's transfer, unless it has ended. Returns its outcome if it has one
   /// already; nothing when the transfer is in flight.
@@ -41,12 +42,13 @@ class Transfers {
   /// Of an operation whose transfer has failed.
   static Outcome broken(const Operation& operation, const AgentError& error);
   void take_retired(std::vector<Event>& events);
-  /// A transfer to this agent itself uses the registrations of whoever offers the memory.
-  void hold_own_memory(Flight& flight);
+  /// A transfer to this agent itself uses the registrations of the offer.
+  void hold_own_memory(Operation& operation);
 
   Agent& agent_;
   MemoryRegistry& registry_;
   PeerTable& peers_;
+  Offers& offers_;
   InFlight in_flight_;
   std::vector<InFlight::Retired> retired_;
 };
