@@ -300,7 +300,10 @@ bool EngineLoop::expire_deadlines() {
 
 MemoryRegistry::Lease EngineLoop::acquire(const std::vector<Region>& regions) {
   const CudaContext context(state_.agent_lock.context_to_enter(regions));
-  return registry_.acquire(regions);
+  auto lease = registry_.acquire(regions);
+  // Whoever waits for this may ask for figures before the agent lock is free.
+  count();
+  return lease;
 }
 
 Load EngineLoop::load(Clock::time_point now) const noexcept {
