@@ -64,11 +64,11 @@ TEST_F(Gpu, AnOfferCannotBeToldBeforeItsFence) {
   EXPECT_FALSE(offer.wait(Milestone::ready, milliseconds(30)));
   *second.open = true;
   EXPECT_FALSE(offer.wait(Milestone::ready, milliseconds(30)));
-  EXPECT_EQ(left->stats().fenced, 1u);
+  EXPECT_TRUE(eventually([&] { return left->stats().fenced == 1; }));
   *first.open = true;
   EXPECT_TRUE(offer.wait(Milestone::ready, seconds(30)));
   EXPECT_TRUE(eventually([&] { return first.forgotten() && second.forgotten(); }));
-  EXPECT_EQ(left->stats().fenced, 0u);
+  EXPECT_TRUE(eventually([&] { return left->stats().fenced == 0; }));
 
   const Buffer target(1000);
   EXPECT_EQ(end_of(right->begin_read(offer.metadata(), {target.descriptor()})), "complete");
