@@ -4,7 +4,6 @@
 #include <thread>
 
 #include "nixl_connect/error.h"
-#include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -52,8 +51,7 @@ std::vector<std::shared_ptr<Releasable>> EngineLoop::run() {
         if (at_rest || now >= grace_ends) return drop_transfers();
       }
       if (worked) pacer_.worked(now);
-      const Load present = load(now);
-      state_.notice_delay.store(pacer_.notice_delay(present), std::memory_order_relaxed);
+      const Load present = publish_load(now);
       wait = pacer_.next(present, now);
       state_.mailbox.announce(wait.mode);
     }
@@ -109,8 +107,7 @@ bool EngineLoop::submit_if_quick(const OperationPtr& operation) {
   advance(operation);
   const auto now = Clock::now();
   pacer_.began_inline(began, now);
-  const Load present = load(now);
-  state_.notice_delay.store(pacer_.notice_delay(present), std::memory_order_relaxed);
+  const Load present = publish_load(now);
   // Who drives the engine polls soon anyway.
   if (present.large == 0 && !pacer_.is_driven_externally(now)) {
     if (pacer_.may_poll_inline(present, now)) {
@@ -312,6 +309,12 @@ Load EngineLoop::load(Clock::time_point now) const noexcept {
           std::min(deadlines_.next(), outbox_.due())};
 }
 
+Load EngineLoop::publish_load(Clock::time_point now) noexcept {
+  const Load present = load(now);
+  state_.notice_delay.store(pacer_.notice_delay(present), std::memory_order_relaxed);
+  return present;
+}
+
 bool EngineLoop::pending(Clock::time_point now) const noexcept {
   return !offers_.empty() || !transfers_.in_flight().empty() || !fences_.empty() ||
          !outbox_.empty() || now < outbox_.flush_until();
@@ -354,15 +357,7 @@ void EngineLoop::close_operations() {
 
 std::vector<std::shared_ptr<Releasable>> EngineLoop::drop_transfers() {
   const std::vector<OperationPtr> open = open_operations();
-  for (const OperationPtr& operation : open) {
-    Flight& flight = operation->flight;
-    flight.transfer.reset();
-    flight.peer.reset();
-    flight.remote = {};
-    // With the agent all registrations go.
-    flight.lease.clear();
-    flight.phase = Phase::settled;
-  }
+  for (const OperationPtr& operation : open) operation->flight.detach();
   return {open.begin(), open.end()};
 }
 

@@ -88,6 +88,8 @@ class EngineLoop {
     return offers_.large() + transfers_.in_flight().large() + fences_.large();
   }
   Load load(Clock::time_point now) const noexcept;
+  /// The same, and has new notification keys allow the delay that follows from it.
+  Load publish_load(Clock::time_point now) noexcept;
   std::vector<OperationPtr> open_operations() const;
   /// The open operations, with their transfers given up.
   std::vector<std::shared_ptr<Releasable>> drop_transfers();

@@ -40,6 +40,16 @@ struct Flight {
     std::shared_ptr<EnginePort> engine;
   };
 
+  /// NIXL uses the memory no more: drops what belongs to it. The lease has been given back, or goes
+  /// with the agent.
+  void detach() {
+    transfer.reset();
+    lease.clear();
+    remote = {};
+    peer.reset();
+    phase = Phase::settled;
+  }
+
   Phase phase = Phase::fresh;
   /// Keep the memory alive.
   std::vector<Descriptor> local;

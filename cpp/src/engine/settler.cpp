@@ -25,11 +25,7 @@ void Settler::settle(const OperationPtr& operation, Outcome outcome) {
   // Parts count as the operation that they are of.
   if (flight.whole.operation == nullptr) count(*operation, now);
   leases_.insert(leases_.end(), flight.lease.begin(), flight.lease.end());
-  flight.lease.clear();
-  flight.transfer.reset();
-  flight.remote = {};
-  flight.peer.reset();
-  flight.phase = Phase::settled;
+  flight.detach();
   settled_.push_back(operation);
 }
 
