@@ -208,6 +208,10 @@ def nixl_library() -> str:
     return next(iter(nixl_library_candidates()), "")
 
 
+class Failed(Exception):
+    """A backend did not do the work, or not in time, or moved wrong bytes."""
+
+
 def measure(backend: Backend, work: Work, devices: list[str], into: Figures) -> None:
     environment = {
         **os.environ,
@@ -221,21 +225,24 @@ def measure(backend: Backend, work: Work, devices: list[str], into: Figures) -> 
         # Else what UCX knows of GPUs is not loaded.
         del environment["UCX_MODULES"]
     environment.setdefault("NIXL_CONNECT_NIXL_LIBRARY", nixl_library())
-    result = subprocess.run(
-        backend.command(work, devices),
-        cwd=HERE,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    try:
+        result = subprocess.run(
+            backend.command(work, devices),
+            cwd=HERE,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"not done after {error.timeout:g} s") from None
     lines = [line for line in result.stdout.splitlines() if line.startswith('{"times"')]
     if result.returncode != 0 or not lines:
-        raise SystemExit(f"{backend.name} failed at {work.title}:\n{result.stderr[-4000:]}")
+        raise Failed(result.stderr[-4000:])
     figures: dict[str, Any] = json.loads(lines[-1])
     if not figures["right"]:
-        raise SystemExit(f"{backend.name} moved wrong bytes at {work.title}")
+        raise Failed("wrong bytes")
     times = figures["times"]
     into.times += times
     into.medians.append(statistics.median(times))
@@ -363,6 +370,7 @@ def main() -> None:
         if not options.work or w.name in options.work
     ]
     figures: dict[str, dict[str, Figures]] = {w.name: {} for w in works}
+    failed: set[tuple[Work, Backend]] = set()
     pairs = [(w, b) for w in works for b in backends if not b.only or w.name in b.only]
 
     columns = (
@@ -377,7 +385,16 @@ def main() -> None:
             for work, backend in pairs:
                 progress.update(bar, description=f"{work.title}: {backend.name}".ljust(50))
                 into = figures[work.name].setdefault(backend.name, Figures())
-                measure(backend, work, devices, into)
+                if (work, backend) not in failed:
+                    try:
+                        measure(backend, work, devices, into)
+                    except Failed as failure:
+                        words = f"{backend.name} failed at {work.title}: {failure}"
+                        if backend.name.startswith("nixl_connect"):
+                            raise SystemExit(words) from None
+                        console.print(words, markup=False)
+                        failed.add((work, backend))
+                        del figures[work.name][backend.name]
                 progress.advance(bar)
 
     for work in works:

@@ -119,6 +119,20 @@ TEST_F(Faults, AgentsThatCannotBeMade) {
   }
 }
 
+TEST_F(Faults, TransportsThatLeaveOutGpusAreNamedWhenNoAgentCanBeMade) {
+  for (const auto& [transports, named] :
+       {std::pair("tcp,self", true), {"tcp,cuda_copy", false}, {"all", false}}) {
+    ::setenv("UCX_TLS", transports, 1);
+    fake_nixl::fail("create_backend", kBackend);
+    Connector connector(testing::fake_options("unlucky"));
+    const auto from = connector.create_readable({source.descriptor()});
+    EXPECT_EQ(end_of(from), "backend");
+    EXPECT_EQ(from.failure()->message.find("which leaves out") != std::string::npos, named)
+        << from.failure()->message;
+  }
+  ::unsetenv("UCX_TLS");
+}
+
 TEST_F(Faults, ATransferThatNeverEnds) {
   const auto from = offer(source, milliseconds(500));
   fake_nixl::hold_transfers(true);

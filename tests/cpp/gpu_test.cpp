@@ -244,6 +244,8 @@ TEST_F(Gpu, ACaptureIsNeitherWaitedForNorBroken) {
 
 TEST_F(Gpu, WhatTheDriverSaysIsSaid) {
   void* const stream = fake_cuda_stream_create(0);
+  GpuMemory memory(100);
+  fake_cuda_launch_fill(stream, 0, memory.address, 7, memory.size);
   for (const char* call :
        {"cuEventCreate", "cuEventRecord", "cuStreamGetCtx", "cuStreamIsCapturing"}) {
     fake_cuda_fail(call, 1, 1);
@@ -252,14 +254,22 @@ TEST_F(Gpu, WhatTheDriverSaysIsSaid) {
                           " failed with CUDA_ERROR_INVALID_VALUE (1)"));
   }
   // An error of an earlier kernel, which the next query tells.
-  GpuMemory memory(100);
-  fake_cuda_launch_fill(stream, 0, memory.address, 7, memory.size);
   const auto offer =
       left->create_readable({memory.descriptor()}, seconds(30), {after_cuda_stream(0, stream)});
   fake_cuda_fail("cuEventQuery", kIllegalAddress, 1);
   EXPECT_EQ(end_of(offer), "backend");
   EXPECT_THAT(offer.failure()->message, HasSubstr("CUDA_ERROR_ILLEGAL_ADDRESS (700)"));
   fake_cuda_run(stream, 0);
+}
+
+TEST_F(Gpu, AnIdleStreamNeedsNoEvent) {
+  void* const stream = fake_cuda_stream_create(0);
+  fake_cuda_fail("cuEventCreate", 1, 1);
+  EXPECT_FALSE(after_cuda_stream(0, stream));
+  // A default stream does: an event in it may wait for other streams.
+  EXPECT_THAT(refusal([&] { static_cast<void>(after_cuda_stream(0, nullptr)); }),
+              HasSubstr("cuEventCreate failed"));
+  EXPECT_FALSE(after_cuda_stream(0, nullptr));
 }
 
 TEST_F(Gpu, AStreamOfAGreenContextHasTheCallersContext) {

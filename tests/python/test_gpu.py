@@ -203,6 +203,9 @@ async def test_gigabytes(connector: nc.Connector, other: nc.Connector, size: int
 
 def slow_fill(array: Any, value: int) -> None:
     """Gives the current stream a kernel that fills the array when it has slept."""
+    # CUDA loads a kernel at its first launch, and may wait for the device's work then.
+    gpus.fill(empty(array.shape[0], GPU), value)
+    gpus.synchronize()
     gpus.sleep()
     gpus.fill(array, value)
 
@@ -412,15 +415,15 @@ import nixl_connect as nc
 async def main(kind):
     source = gpus.put(np.full(1 << 20, 7, np.uint8), "cuda:0", kind)
     target = gpus.put(np.zeros(1 << 20, np.uint8), "cuda:0", kind)
-    async with nc.Connector("left") as left, nc.Connector("right") as right:
-        try:
+    try:
+        async with nc.Connector("left") as left, nc.Connector("right") as right:
             offer = await left.create_readable(nc.Descriptor(source), timeout=20)
             reading = await right.begin_read(offer.metadata(), nc.Descriptor(target), timeout=20)
             await reading.wait_for_completion()
-        except nc.TransferError as error:
-            print("refused:", error)
-        else:
-            print("moved:", bool((gpus.get(target) == 7).all()))
+    except nc.TransferError as error:
+        print("refused:", error)
+    else:
+        print("moved:", bool((gpus.get(target) == 7).all()))
 
 asyncio.run(main(int(sys.argv[1])))
 """

@@ -66,6 +66,7 @@ struct CudaDriver {
   X(CtxPopCurrent, cuCtxPopCurrent_v2, (cuda::Context**))                         \
   X(StreamGetCtx, cuStreamGetCtx, (cuda::Stream*, cuda::Context**))               \
   X(StreamIsCapturing, cuStreamIsCapturing, (cuda::Stream*, int*))                \
+  X(StreamQuery, cuStreamQuery, (cuda::Stream*))                                  \
   X(ThreadExchangeStreamCaptureMode, cuThreadExchangeStreamCaptureMode, (int*))   \
   X(EventCreate, cuEventCreate, (cuda::Event**, unsigned))                        \
   X(EventRecord, cuEventRecord, (cuda::Event*, cuda::Stream*))                    \

@@ -169,6 +169,13 @@ std::string_view environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
+std::string transports_advice() {
+  const auto transports = environment("UCX_TLS");
+  if (transports.empty() || may_copy(transports)) return {};
+  return "; UCX_TLS is '" + std::string(transports) +
+         "', which leaves out UCX's transport to and from a GPU's memory, cuda_copy";
+}
+
 /// What UCX lacks that it needs to tell a GPU's memory from the host's.
 std::string ucx_advice() {
   if (loaded_libraries("libucp").empty()) return {};
@@ -178,11 +185,7 @@ std::string ucx_advice() {
            "NVIDIA_DRIVER_CAPABILITIES=compute,utility), and a variant of NIXL's wheel that fits "
            "its CUDA";
   }
-  if (const auto transports = environment("UCX_TLS");
-      !transports.empty() && !may_copy(transports)) {
-    return "; UCX_TLS is '" + std::string(transports) +
-           "', which leaves out UCX's transport to and from a GPU's memory, cuda_copy";
-  }
+  if (std::string advice = transports_advice(); !advice.empty()) return advice;
   if (loaded_libraries("libucm_cuda").empty() && environment("UCX_MEMTYPE_CACHE") != "n") {
     return "; UCX has not loaded libucm_cuda, most often because it does not find CUDA's runtime "
            "library, libcudart, of the CUDA that NIXL was built for, and so takes a GPU's memory "
@@ -223,6 +226,11 @@ std::string cuda_memory_advice(const std::vector<Region>& regions) {
     if (std::string advice = kind_advice(*memory); !advice.empty()) return advice;
   }
   return {};
+}
+
+std::string cuda_start_advice() {
+  const std::string advice = transports_advice();
+  return advice.empty() ? advice : advice + ": NIXL refuses that where there is an NVIDIA GPU";
 }
 
 std::string cuda_registration_advice(const std::vector<Region>& regions) {

@@ -39,6 +39,10 @@ std::string cuda_memory_advice(const std::vector<Region>& regions);
 /// The same of an error before anything has moved, with what UCX lacks for a GPU's memory.
 std::string cuda_registration_advice(const std::vector<Region>& regions);
 
+/// Words to add to the error when no agent can be made: NIXL 1.5.1 makes none where there is a GPU
+/// that `UCX_TLS` leaves out (seen on an H100).
+std::string cuda_start_advice();
+
 /// The context of a device's streams and memory that are in no other; null when nobody in this
 /// process has made it.
 cuda::Context* primary_cuda_context(const CudaDriver& driver, int device);

@@ -1,3 +1,4 @@
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -8,6 +9,12 @@
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// A GPU that has nothing else to do passes an event within ten microseconds; to come back to the
+/// event costs more than to wait for that.
+constexpr std::chrono::microseconds kIdleWait{30};
 
 [[noreturn]] void fail(const CudaDriver& driver, const char* call, cuda::Result error) {
   throw Error(ErrorCode::backend, std::string("stream: ") + call + " failed with " +
@@ -50,9 +57,13 @@ class StreamEvent {
   cuda::Event* event_ = nullptr;
 };
 
+bool is_default(cuda::Stream* stream) {
+  return reinterpret_cast<std::uintptr_t>(stream) < cuda::kFirstStreamHandle;
+}
+
 cuda::Context* context_of(const CudaDriver& driver, std::uint32_t device, cuda::Stream* stream) {
   cuda::Context* context = nullptr;
-  if (reinterpret_cast<std::uintptr_t>(stream) >= cuda::kFirstStreamHandle) {
+  if (!is_default(stream)) {
     auto error = driver.StreamGetCtx(stream, &context);
     // It is of a green context, which is then the caller's.
     if (error == cuda::kNotSupported) error = driver.CtxGetCurrent(&context);
@@ -89,9 +100,15 @@ Fence after_cuda_stream(std::uint32_t device, void* stream) {
                 "into a graph: its work is done when the graph is launched, in a stream to name "
                 "then");
   }
+  const bool idle = driver->StreamQuery(handle) == cuda::kSuccess;
+  // An event in a default stream may wait for other streams too.
+  if (idle && !is_default(handle)) return {};
+  const auto until = idle ? Clock::now() + kIdleWait : Clock::time_point::min();
   auto event = std::make_shared<StreamEvent>(*driver, context);
   event->record(handle);
-  if (event->done()) return {};
+  do {
+    if (event->done()) return {};
+  } while (Clock::now() < until);
   return [event] { return event->done(); };
 }
 

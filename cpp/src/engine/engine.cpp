@@ -7,6 +7,7 @@
 #include <system_error>
 #include <utility>
 
+#include "cuda/cuda_memory.h"
 #include "engine/engine_loop.h"
 #include "nixl_connect/error.h"
 #include "system/process.h"
@@ -248,7 +249,8 @@ std::optional<Failure> Engine::run_loop() {
     return Failure{error.code(), error.what()};
   } catch (const std::exception& error) {
     return Failure{ErrorCode::backend, "NIXL's agent could not be made with backend '" +
-                                           state_.options.backend + "': " + error.what()};
+                                           state_.options.backend + "': " + error.what() +
+                                           cuda_start_advice()};
   }
   const auto publish = [&](EngineLoop* published) {
     const AgentLock::Guard guard(state_.agent_lock);
