@@ -208,7 +208,7 @@ def nixl_library() -> str:
     return next(iter(nixl_library_candidates()), "")
 
 
-class Failed(Exception):
+class BenchmarkError(Exception):
     """A backend did not do the work, or not in time, or moved wrong bytes."""
 
 
@@ -236,13 +236,13 @@ def measure(backend: Backend, work: Work, devices: list[str], into: Figures) -> 
             timeout=60,
         )
     except subprocess.TimeoutExpired as error:
-        raise Failed(f"not done after {error.timeout:g} s") from None
+        raise BenchmarkError(f"not done after {error.timeout:g} s") from None
     lines = [line for line in result.stdout.splitlines() if line.startswith('{"times"')]
     if result.returncode != 0 or not lines:
-        raise Failed(result.stderr[-4000:])
+        raise BenchmarkError(result.stderr[-4000:])
     figures: dict[str, Any] = json.loads(lines[-1])
     if not figures["right"]:
-        raise Failed("wrong bytes")
+        raise BenchmarkError("wrong bytes")
     times = figures["times"]
     into.times += times
     into.medians.append(statistics.median(times))
@@ -388,7 +388,7 @@ def main() -> None:
                 if (work, backend) not in failed:
                     try:
                         measure(backend, work, devices, into)
-                    except Failed as failure:
+                    except BenchmarkError as failure:
                         words = f"{backend.name} failed at {work.title}: {failure}"
                         if backend.name.startswith("nixl_connect"):
                             raise SystemExit(words) from None
