@@ -48,7 +48,7 @@ PYTHON_LAYERS = {
 CPP = Path("cpp/src")
 PUBLIC_HEADERS = Path("cpp/include")
 # From the bottom up. A file includes from its own folder, from lower ones, and public headers.
-CPP_LAYERS = ("system", "wire", "cuda", "agent", "engine", "api")
+CPP_LAYERS = ("system", "wire", "claims", "cuda", "agent", "engine", "api")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]*)"', re.MULTILINE)
 
 

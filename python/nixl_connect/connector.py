@@ -49,10 +49,16 @@ class Connector(Worker):
         None for no deadline.
     linger
         Seconds that the memory of a passive operation stays registered and alive which was
-        cancelled, or whose deadline has passed, after its metadata was taken: a peer's transfer
-        may be in flight, and without RDMA hardware nothing else keeps its bytes out. It is
-        released sooner when the peer reports completion or failure; with ``math.inf`` only then,
-        or at `close`.
+        cancelled, or whose deadline has passed, when a peer may be at it of which nothing is
+        known. Peers that run this library claim an offer before they touch it: what they are at
+        stays for as long as they are, and what nobody is at is released at once. Others, as
+        Dynamo's, claim nothing, and neither does anybody with RDMA. It is released sooner when
+        the peer reports completion or failure; with ``math.inf`` only then, or at `close`.
+    foreign_peers
+        Whether peers are about that claim nothing, so that offers linger from the first. None:
+        from when one has been seen.
+    max_linger_bytes
+        The most bytes that linger for such peers; beyond that the oldest are released first.
     auth_key
         A secret of 16 bytes or more that workers share. What operations send is then signed
         with it (HMAC-SHA256), and metadata is refused, before it is parsed, that is not signed
@@ -103,6 +109,8 @@ class Connector(Worker):
         max_pause: float = 10e-3,
         engines: int = 1,
         inline_limit: int = 64 << 10,
+        foreign_peers: bool | None = None,
+        max_linger_bytes: int = 16 << 30,
         nixl_library: str | None = None,
     ) -> None:
         if worker_id is None:
@@ -129,6 +137,8 @@ class Connector(Worker):
             max_pause=check_timeout(max_pause, "max_pause"),
             engines=check_count(engines, "engines", 1, 64),
             inline_limit=check_count(inline_limit, "inline_limit", 0, 1 << 40),
+            foreign_peers=foreign_peers,
+            max_linger_bytes=check_count(max_linger_bytes, "max_linger_bytes", 0, 1 << 62),
         )
         super().__init__(worker_id, core, auth_key)
         self._tracer = tracer()
@@ -138,6 +148,7 @@ class Connector(Worker):
         self,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
+        readers: int | None = 1,
         timeout: float | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> OperationCall[ReadableOperation]:
@@ -147,6 +158,10 @@ class Connector(Worker):
         ----------
         local_descriptors
             What to offer; kinds of memory and devices may be mixed.
+        readers
+            For how many peers: the operation is complete when so many have read it, each once.
+            None for any number, until it is cancelled. Whoever comes beyond the number, or late,
+            or a second time, gets `OfferClosedError`.
         timeout
             Seconds until the operation fails with `DeadlineExceededError`; None for no
             deadline; the connector's ``default_timeout`` when not given.
@@ -167,19 +182,24 @@ class Connector(Worker):
             When the memory could not be registered, NIXL is missing or the connector closed.
         """
         after = _streams.fences(stream, local_descriptors)
-        return OperationCall(self._create(ReadableOperation, local_descriptors, timeout, after))
+        return OperationCall(
+            self._create(ReadableOperation, local_descriptors, timeout, after, readers)
+        )
 
     @coroutine_function
     def create_writable(
         self,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
+        writers: int | None = 1,
         timeout: float | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> OperationCall[WritableOperation]:
         """Offer memory for a peer to write. As `create_readable`; the memory is writable."""
         after = _streams.fences(stream, local_descriptors)
-        return OperationCall(self._create(WritableOperation, local_descriptors, timeout, after))
+        return OperationCall(
+            self._create(WritableOperation, local_descriptors, timeout, after, writers)
+        )
 
     @coroutine_function
     def begin_read(
@@ -239,21 +259,23 @@ class Connector(Worker):
         self,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
+        readers: int | None = 1,
         timeout: float | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> ReadableOperation:
         """As `create_readable`, for threads without an event loop."""
-        return self._create_blocking(ReadableOperation, local_descriptors, timeout, stream)
+        return self._create_blocking(ReadableOperation, local_descriptors, timeout, stream, readers)
 
     def create_writable_blocking(
         self,
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         *,
+        writers: int | None = 1,
         timeout: float | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> WritableOperation:
         """As `create_writable`, for threads without an event loop."""
-        return self._create_blocking(WritableOperation, local_descriptors, timeout, stream)
+        return self._create_blocking(WritableOperation, local_descriptors, timeout, stream, writers)
 
     def begin_read_blocking(
         self,
@@ -293,10 +315,11 @@ class Connector(Worker):
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None,
         after: _streams.Fences,
+        places: int | None,
     ) -> OperationT:
         if not self._core.check_started():
             await self._started()
-        made = self._make(operation, local_descriptors, timeout, after)
+        made = self._make(operation, local_descriptors, timeout, after, places)
         core = made._core
         if not core.reached(_core.READY):
             await _asyncio.wait_for(partial(core.notify, _core.READY), core.forget)
@@ -310,9 +333,10 @@ class Connector(Worker):
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None,
         stream: object,
+        places: int | None,
     ) -> OperationT:
         self._core.wait_started()
-        made = self._make(operation, local_descriptors, timeout, stream)
+        made = self._make(operation, local_descriptors, timeout, stream, places)
         made._core.wait(_core.READY, None)
         made._raise_failure()
         return made

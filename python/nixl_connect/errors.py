@@ -12,6 +12,7 @@ __all__ = [
     "DeadlineExceededError",
     "ForkedProcessError",
     "NixlNotFoundError",
+    "OfferClosedError",
     "OperationCancelledError",
     "OperationStateError",
     "PeerDisconnectedError",
@@ -46,6 +47,10 @@ class RejectedMetadataError(TransferError, ValueError):
     """The peer's metadata is damaged, hostile, or contradicts itself."""
 
 
+class OfferClosedError(TransferError):
+    """The peer's offer was used by as many as it was made for, was withdrawn, or has expired."""
+
+
 class PeerUnreachableError(TransferError, ConnectionError):
     """The peer could not be reached: it has ended, or no network leads to it."""
 
@@ -77,6 +82,7 @@ _CLASSES: dict[str, type[Exception]] = {
     "forked": ForkedProcessError,
     "nixl_not_found": NixlNotFoundError,
     "rejected_metadata": RejectedMetadataError,
+    "offer_closed": OfferClosedError,
     "peer_unreachable": PeerUnreachableError,
     "peer_disconnected": PeerDisconnectedError,
     "remote_failed": RemoteFailedError,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 
-from . import _signing, _streams
-from ._arguments import core_timeout
+from . import _asyncio, _signing, _streams
+from ._arguments import check_count, check_timeout, core_timeout
 from ._default import Default
 from ._operation import AbstractOperation, OperationKind, OperationStatus
 from ._remote import Remote
@@ -26,6 +27,8 @@ __all__ = [
     "WriteOperation",
 ]
 
+_ANY_NUMBER = 0x7FFFFFFF
+
 
 class PassiveOperation(AbstractOperation):
     """The side that offers memory and waits for a peer to act."""
@@ -38,10 +41,15 @@ class PassiveOperation(AbstractOperation):
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
+        places: int | None = 1,
     ) -> None:
         after = _streams.fences(stream, local_descriptors)
+        number = _ANY_NUMBER if places is None else places
+        if number != 1:
+            what = "readers" if operation_kind is OperationKind.READ else "writers"
+            check_count(number, what, 1, _ANY_NUMBER)
         core = core_of(connection).create(
-            operation_kind, local_descriptors, core_timeout(timeout), after
+            operation_kind, local_descriptors, core_timeout(timeout), after, number
         )
         super().__init__(connection, core, operation_kind, local_descriptors)
         # Taken now: what is registered is what the metadata names.
@@ -54,6 +62,52 @@ class PassiveOperation(AbstractOperation):
         else:
             self._serialized_descriptors = [local_descriptors.metadata]
         self._serialized_requests: dict[bool, RdmaMetadata] = {}
+
+    @property
+    def readers_done(self) -> int:
+        """How many peers have read what is offered, or written it."""
+        return self._core.readers_done
+
+    @property
+    def readers_failed(self) -> int:
+        """How many peers have failed, or died, after they had begun.
+
+        An operation for several peers waits for the others then. It fails with
+        `RemoteFailedError` when all of them have ended.
+        """
+        return self._core.readers_failed
+
+    async def wait_for_readers(self, count: int, timeout: float | None = None) -> None:
+        """Wait, without blocking the event loop, until so many peers are done.
+
+        Returns too when the operation has been cancelled: `readers_done` says how many were.
+
+        Parameters
+        ----------
+        count
+            How many.
+        timeout
+            Seconds to wait at most; the operation goes on when they have passed.
+
+        Raises
+        ------
+        TimeoutError
+            When `timeout` has passed.
+        TransferError
+            When the operation has failed before so many were done.
+        """
+        check_count(count, "count", 1, _ANY_NUMBER)
+        if timeout is not None:
+            check_timeout(timeout)
+        core = self._core
+        if core.readers_done >= count:
+            return
+        if not await _asyncio.wait_for(partial(core.notify_readers, count), core.forget, timeout):
+            raise TimeoutError(
+                f"{self!r}: {core.readers_done} of {count} are done after {timeout} s; it goes on"
+            )
+        if core.readers_done < count:
+            self._raise_failure()
 
     def metadata(self, hex_encode: bool = False) -> RdmaMetadata:
         """What to send to the peer, by any channel.
@@ -136,6 +190,8 @@ class ReadableOperation(PassiveOperation):
         Seconds until the operation fails with `DeadlineExceededError`; None for no deadline.
     stream
         The CUDA stream whose work so far must be done first, as of `Connector.create_readable`.
+    readers
+        For how many peers; None for any number.
     """
 
     def __init__(
@@ -144,8 +200,11 @@ class ReadableOperation(PassiveOperation):
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
+        readers: int | None = 1,
     ) -> None:
-        super().__init__(connection, OperationKind.READ, local_descriptors, timeout, stream)
+        super().__init__(
+            connection, OperationKind.READ, local_descriptors, timeout, stream, readers
+        )
 
 
 class WritableOperation(PassiveOperation):
@@ -161,6 +220,8 @@ class WritableOperation(PassiveOperation):
         Seconds until the operation fails with `DeadlineExceededError`; None for no deadline.
     stream
         The CUDA stream whose work so far must be done first, as of `Connector.create_readable`.
+    writers
+        For how many peers; None for any number.
     """
 
     def __init__(
@@ -169,8 +230,11 @@ class WritableOperation(PassiveOperation):
         local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
         timeout: float | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
+        writers: int | None = 1,
     ) -> None:
-        super().__init__(connection, OperationKind.WRITE, local_descriptors, timeout, stream)
+        super().__init__(
+            connection, OperationKind.WRITE, local_descriptors, timeout, stream, writers
+        )
 
 
 class ReadOperation(ActiveOperation):

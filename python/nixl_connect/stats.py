@@ -39,6 +39,10 @@ class ConnectorStats:
     """Operations that wait for work on a GPU."""
     waiting: int
     """Passive operations that wait for a peer, or linger."""
+    lingering: int
+    """Of those, the ones that have ended here, but whose memory a peer is at, or may be."""
+    lingering_bytes: int
+    """Their bytes."""
     in_flight: int
     """Transfers that NIXL has not completed."""
     registered_regions: int

@@ -80,6 +80,10 @@ void init_connection(nb::module_& m) {
           },
           nb::arg("milestone"), nb::arg("queue"), nb::arg("token"),
           "Has the token pushed at the milestone; False when that has passed.")
+      .def_prop_ro("readers_done", &Connection::readers_done)
+      .def_prop_ro("readers_failed", &Connection::readers_failed)
+      .def("notify_readers", &Connection::notify_readers, nb::arg("count"), nb::arg("queue"),
+           nb::arg("token"), "Has the token pushed when so many have read, or it has ended.")
       .def(
           "forget",
           [](const Connection& c, const CompletionQueue& queue, std::uint64_t token) {

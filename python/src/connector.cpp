@@ -110,15 +110,16 @@ std::vector<Fence> take(const std::vector<PythonFence*>& after) {
 }
 
 Connection create(PythonConnector& connector, int kind, nb::handle local,
-                  std::optional<double> timeout, const std::vector<PythonFence*>& after) {
+                  std::optional<double> timeout, const std::vector<PythonFence*>& after,
+                  std::uint32_t places) {
   release_abandoned();
   const bool reads = static_cast<OperationKind>(kind) == OperationKind::read;
   auto descriptors = local_descriptors(local, !reads);
   const auto limit = optional_seconds(timeout);
   auto waits_for = take(after);
   const Deferred deferred;
-  return reads ? connector.create_readable(std::move(descriptors), limit, std::move(waits_for))
-               : connector.create_writable(std::move(descriptors), limit, std::move(waits_for));
+  const auto create_it = reads ? &Connector::create_readable : &Connector::create_writable;
+  return (connector.*create_it)(std::move(descriptors), limit, std::move(waits_for), places);
 }
 
 Connection begin(PythonConnector& connector, int kind, nb::handle remote, nb::handle local,
@@ -159,7 +160,8 @@ void init_connector(nb::module_& m) {
              std::map<std::string, std::string> backend_parameters,
              std::optional<double> default_timeout, double linger, bool progress_thread,
              std::string nixl_library, std::vector<std::string> nixl_library_candidates,
-             double spin, double max_pause, std::size_t engines, std::size_t inline_limit) {
+             double spin, double max_pause, std::size_t engines, std::size_t inline_limit,
+             std::optional<bool> foreign_peers, std::size_t max_linger_bytes) {
             ConnectorOptions options;
             options.name = std::move(name);
             options.backend = std::move(backend);
@@ -170,6 +172,8 @@ void init_connector(nb::module_& m) {
             options.progress_thread = progress_thread;
             options.engines = engines;
             options.inline_limit = inline_limit;
+            options.foreign_peers = foreign_peers;
+            options.max_linger_bytes = max_linger_bytes;
             options.nixl_library = std::move(nixl_library);
             options.nixl_library_candidates = std::move(nixl_library_candidates);
             using std::chrono::duration_cast;
@@ -181,7 +185,8 @@ void init_connector(nb::module_& m) {
           nb::kw_only(), nb::arg("name"), nb::arg("backend"), nb::arg("backend_parameters"),
           nb::arg("default_timeout").none(), nb::arg("linger"), nb::arg("progress_thread"),
           nb::arg("nixl_library"), nb::arg("nixl_library_candidates"), nb::arg("spin"),
-          nb::arg("max_pause"), nb::arg("engines"), nb::arg("inline_limit"))
+          nb::arg("max_pause"), nb::arg("engines"), nb::arg("inline_limit"),
+          nb::arg("foreign_peers").none(), nb::arg("max_linger_bytes"))
       .def("start", &PythonConnector::start, "Makes the agent, if that has not begun.")
       .def("notify_started", &PythonConnector::notify_started, nb::arg("queue"), nb::arg("token"))
       .def("check_started", &PythonConnector::check_started,
@@ -192,7 +197,7 @@ void init_connector(nb::module_& m) {
              connector.wait_started();
            })
       .def("create", &create, nb::arg("kind"), nb::arg("local_descriptors").none(),
-           nb::arg("timeout").none(), nb::arg("after"))
+           nb::arg("timeout").none(), nb::arg("after"), nb::arg("places"))
       .def("begin", &begin, nb::arg("kind"), nb::arg("remote_metadata"),
            nb::arg("local_descriptors").none(), nb::arg("timeout").none(), nb::arg("after"))
       .def(
@@ -229,6 +234,8 @@ void init_connector(nb::module_& m) {
             result["operations"] = operations;
             result["fenced"] = stats.fenced;
             result["waiting"] = stats.waiting;
+            result["lingering"] = stats.lingering;
+            result["lingering_bytes"] = stats.lingering_bytes;
             result["in_flight"] = stats.in_flight;
             result["registered_regions"] = stats.registered_regions;
             result["peers"] = stats.peers;

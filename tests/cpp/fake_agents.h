@@ -62,7 +62,9 @@ struct FakeAgent {
     std::vector<std::pair<std::string, std::string>> messages;
     agent.take_notifications(messages);
     std::vector<Event> events;
-    for (const auto& [sender, message] : messages) offers.take(sender, message, events);
+    for (const auto& [sender, message] : messages) {
+      offers.take(sender, Notice::read(message), Clock::now(), events);
+    }
     return events;
   }
 
@@ -71,11 +73,12 @@ struct FakeAgent {
   PeerTable peers{agent, "UCX", 1000, 1000};
   EngineCounters counters;
   Outbox outbox{agent, peers, counters};
-  Offers offers{agent, registry};
+  Offers offers{agent, registry, std::nullopt, 1 << 20};
+  Admission admission{peers, outbox};
   Transfers transfers{agent, registry, peers, offers};
   Deadlines deadlines;
   Pacer pacer{std::chrono::microseconds(200), std::chrono::milliseconds(10), Clock::now()};
-  Settler settler{{counters, registry, peers, outbox, offers, deadlines, pacer}};
+  Settler settler{{counters, registry, peers, outbox, offers, admission, deadlines, pacer}};
 };
 
 /// Two of them; the fake is clean before and empty after each test.

@@ -202,6 +202,7 @@ TEST_F(Lifetimes, AResetWhileTheConnectorClosesSaysSoWhenTheAgentHasGone) {
 TEST_F(Lifetimes, AnOfferThatIsWithdrawnWhileItsMetadataIsTakenLingersOrRefuses) {
   auto options = testing::fake_options("lingering");
   options.linger = milliseconds(2000);
+  options.foreign_peers = true;
   Connector connector(options);
   for (int round = 0; round < 300; ++round) {
     auto offer = connector.create_readable({source.descriptor()});

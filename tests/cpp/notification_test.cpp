@@ -41,7 +41,7 @@ TEST(Notice, OfOneSuccessIsItsKey) {
   EXPECT_EQ(success_notice({"second"}), "second");
   const Notice notice = Notice::read("second");
   EXPECT_THAT(notice.keys, ElementsAre("second"));
-  EXPECT_FALSE(notice.failed);
+  EXPECT_EQ(notice.kind, Notice::Kind::ended);
 }
 
 TEST(Notice, OfManySuccessesListsTheirKeys) {
@@ -49,7 +49,7 @@ TEST(Notice, OfManySuccessesListsTheirKeys) {
   EXPECT_EQ(message, "nixl_connect/ended/third,gone,first.signed");
   const Notice notice = Notice::read(message);
   EXPECT_THAT(notice.keys, ElementsAre("third", "gone", "first.signed"));
-  EXPECT_FALSE(notice.failed);
+  EXPECT_EQ(notice.kind, Notice::Kind::ended);
   EXPECT_THAT(Notice::read("nixl_connect/ended/").keys, IsEmpty());
   EXPECT_THAT(Notice::read("nixl_connect/ended/,,").keys, ElementsAre("", ""));
 }
@@ -60,7 +60,7 @@ TEST(Notice, OfAFailureHasAReason) {
     const std::string message = failure_notice(key, "timed_out");
     const Notice notice = Notice::read(message);
     EXPECT_THAT(notice.keys, ElementsAre(key));
-    EXPECT_TRUE(notice.failed);
+    EXPECT_EQ(notice.kind, Notice::Kind::failed);
     EXPECT_EQ(notice.reason, "timed_out");
   }
   EXPECT_THAT(Notice::read("nixl_connect/failed/").keys, ElementsAre("nixl_connect/failed/"));

@@ -17,7 +17,8 @@ class OffersTest : public testing::FakeAgentsTest {
  protected:
   std::vector<Event> take(const std::string& message, const std::string& sender = "peer") {
     std::vector<Event> events;
-    owner->offers.take(sender, message, events);
+    owner->offers.take(sender, Notice::read(message), Clock::now(), events);
+    for (const Event& event : events) owner->offers.remove(*event.operation);
     return events;
   }
   Offers& offers() { return owner->offers; }
@@ -87,14 +88,9 @@ TEST_F(OffersTest, SayWhatAPeerReportsFitToBeShown) {
 }
 
 TEST_F(OffersTest, LingerOnlyIfAPeerMayKnowOfThem) {
+  const auto now = Clock::now();
   const auto secret = owner->offer(source);
-  EXPECT_FALSE(offers().must_linger(*secret, true));
-  const auto known = owner->offer(source);
-  EXPECT_TRUE(known->progress.take_metadata());
-  EXPECT_FALSE(offers().must_linger(*known, false));
-  EXPECT_TRUE(offers().must_linger(*known, true));
-  EXPECT_EQ(known->flight.phase, Phase::lingering);
-  EXPECT_THAT(take(known->request.key), SizeIs(1)) << "its peer may still report";
+  EXPECT_FALSE(offers().withdraw(secret, now, std::chrono::seconds(1)));
 }
 
 TEST_F(OffersTest, ThatAreRemovedAreNotFound) {

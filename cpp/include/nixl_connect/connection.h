@@ -86,6 +86,19 @@ class NIXL_CONNECT_API Connection {
   /// false when the timeout came first; the operation goes on then.
   bool wait(std::optional<std::chrono::nanoseconds> timeout = std::nullopt) const;
 
+  /// How many peers have read what a passive operation offers, or written it; and how many have
+  /// failed. One that was made for several is complete when all have, and has failed when all have
+  /// ended and one of them has failed.
+  std::uint32_t readers_done() const noexcept;
+  std::uint32_t readers_failed() const noexcept;
+  /// Blocks until so many have, or the operation has ended, or the timeout. Returns whether so many
+  /// have; throws the failure of an operation that has ended before.
+  bool wait_for_readers(std::uint32_t count,
+                        std::optional<std::chrono::nanoseconds> timeout = std::nullopt) const;
+  /// As `notify`, when so many have, or the operation has ended.
+  bool notify_readers(std::uint32_t count, std::shared_ptr<CompletionQueue> queue,
+                      std::uint64_t token) const;
+
   /// Pushes `token` to `queue` once, when the milestone is reached. Returns false, and pushes
   /// nothing, when that has happened already.
   bool notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue,

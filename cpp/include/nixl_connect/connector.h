@@ -45,11 +45,16 @@ struct ConnectorOptions {
   /// thread itself when the engine is free and the peer is known, which takes it 5 to 40 us; larger
   /// ones, and all with 0, by the engine's thread.
   std::size_t inline_limit = std::size_t{64} << 10;
-  /// How long the memory of a passive operation stays registered and alive that was cancelled,
-  /// or whose deadline has passed, after a peer may have heard of it: the peer's transfer
-  /// may be under way, and without RDMA hardware nothing else keeps its bytes out. It ends
-  /// sooner when the peer reports its end.
+  /// How long the memory of a passive operation stays registered and alive that was cancelled, or
+  /// whose deadline has passed, when a peer may be at it of which nothing is known. Peers that run
+  /// this library claim an offer before they touch it, so of those it is known: what they are at
+  /// stays for as long as they are, and what nobody is at is released at once. Others, as Dynamo's,
+  /// claim nothing; neither does anybody with RDMA, where the memory's key goes with the offer.
   std::chrono::milliseconds linger{10'000};
+  /// Whether peers are about that make no claims. Nothing: from when one has been seen.
+  std::optional<bool> foreign_peers{};
+  /// The most bytes that linger for such peers; beyond that the oldest are released first.
+  std::size_t max_linger_bytes = std::size_t{16} << 30;
   /// How long `close` lets posted transfers come to their end.
   std::chrono::milliseconds close_grace{1000};
   /// Regions of one peer that are kept loaded before that peer is loaded afresh, where its
@@ -63,6 +68,9 @@ struct ConnectorOptions {
   /// libraries this process has loaded, and before the system's.
   std::vector<std::string> nixl_library_candidates{};
 };
+
+/// Any number of readers, or writers, until the offer is withdrawn.
+inline constexpr std::uint32_t kAnyNumber = 0x7fffffff;
 
 /// What became of the operations of one kind that have ended and let go of their memory.
 struct OperationStats {
@@ -93,6 +101,10 @@ struct ConnectorStats {
   std::size_t fenced = 0;
   /// Passive operations that wait for a peer, or linger.
   std::size_t waiting = 0;
+  /// Of those, the ones that have ended here, but whose memory a peer is at, or may be.
+  std::size_t lingering = 0;
+  /// Their bytes.
+  std::size_t lingering_bytes = 0;
   /// Transfers that NIXL has not ended.
   std::size_t in_flight = 0;
   /// Regions that are registered with NIXL, by hand or for an operation.
@@ -191,13 +203,16 @@ class NIXL_CONNECT_API Connector {
   /// `after_cuda_stream` of the stream that fills memory on a GPU, unless it is idle. Throws
   /// `Error(invalid_argument)` for an empty list, and for a descriptor that is impossible, or of
   /// another CUDA device than it says. Descriptors of several kinds of memory may be mixed.
+  /// Complete when so many have read it, each a peer's operation of its own: by default one, and
+  /// with `kAnyNumber` never, until it is withdrawn. Whoever comes beyond that number, or late, or a
+  /// second time, gets `Error(offer_closed)`.
   Connection create_readable(std::vector<Descriptor> local,
                              std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
-                             std::vector<Fence> after = {});
+                             std::vector<Fence> after = {}, std::uint32_t readers = 1);
   /// Offers memory that a peer may write. Else as `create_readable`.
   Connection create_writable(std::vector<Descriptor> local,
                              std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
-                             std::vector<Fence> after = {});
+                             std::vector<Fence> after = {}, std::uint32_t writers = 1);
 
   /// Begins to read what a peer offers: the metadata is checked here, on the caller's thread, and
   /// the transfer starts without being asked for again, when all fences have been passed. The

@@ -124,11 +124,12 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
 
   bool keys_differ = !has_one_key_at_each_place(offer);
   std::vector<Blob::Element> missing;
-  if (const auto it = current_.find(name); it != current_.end()) {
+  const IdView id(offer);
+  if (const auto it = current_.find(id); it != current_.end()) {
     std::shared_ptr<Peer> peer = it->second;
     const bool has_more_keys = keys_differ && !peer->keys_differ;
     keys_differ = keys_differ || peer->keys_differ;
-    if (!peer->broken && peer->address == offer.address) {
+    if (!peer->broken) {
       if (has_more_keys || !fits(*peer, offer, missing)) {
         keys_differ = keys_differ || clashes_with_single_key(*peer, offer);
       } else {
@@ -149,8 +150,8 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
     current_.erase(it);
   }
 
-  const auto failures = failures_.find(name);
-  if (failures != failures_.end() && failures->second.address == offer.address &&
+  const auto failures = failures_.find(id);
+  if (failures != failures_.end() &&
       std::chrono::steady_clock::now() < failures->second.until) {
     throw AgentError("load_remote_md, of a peer that could not be loaded a moment ago",
                      capi::kBackend);
@@ -159,10 +160,10 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   try {
     auto peer = load_new(offer, keys_differ);
     peer->used = ++uses_;
-    current_.insert_or_assign(std::string(name), peer);
+    current_.insert_or_assign(id.copy(), peer);
     return peer;
   } catch (const AgentError&) {
-    note_failure(name, offer.address);
+    note_failure(id);
     throw;
   }
 }
@@ -179,14 +180,19 @@ std::shared_ptr<Peer> PeerTable::load_new(const RemoteOffer& offer, bool keys_di
 }
 
 bool PeerTable::knows(const RemoteOffer& offer) const {
-  const auto it = current_.find(offer.blob->agent());
+  const auto it = current_.find(IdView(offer));
   return it != current_.end() && it->second->reached && !it->second->broken &&
-         !wants_notice_endpoint(*it->second) && it->second->address == offer.address;
+         !wants_notice_endpoint(*it->second);
+}
+
+bool PeerTable::was_reached(const RemoteOffer& offer) const {
+  const auto it = current_.find(IdView(offer));
+  return it != current_.end() && it->second->reached;
 }
 
 void PeerTable::failed(const Peer& peer) {
   if (peer.is_self) self_.reset();
-  const auto it = current_.find(peer.name);
+  const auto it = current_.find(IdView(peer.name, peer.address));
   if (it == current_.end()) return;
   const Peer& current = *it->second;
   if (&current == &peer || current.notice_endpoint.get() == &peer) current_.erase(it);
@@ -196,21 +202,21 @@ void PeerTable::succeeded(Peer& peer) {
   peer.proven = true;
   if (peer.reached) return;
   peer.reached = true;
-  failures_.erase(peer.name);
+  if (const auto it = failures_.find(IdView(peer.name, peer.address)); it != failures_.end()) {
+    failures_.erase(it);
+  }
 }
 
-void PeerTable::note_failure(std::string_view name, std::string_view address) {
+void PeerTable::note_failure(const IdView& id) {
   const auto now = std::chrono::steady_clock::now();
   if (failures_.size() >= max_peers_) {
     std::erase_if(failures_, [&](const auto& entry) { return entry.second.until < now; });
   }
-  const auto [it, first] = failures_.try_emplace(std::string(name));
+  const auto [it, first] = failures_.try_emplace(id.copy());
   Failures& failures = it->second;
-  const bool again = !first && failures.address == address;
   failures.pause =
-      again ? std::min<std::chrono::steady_clock::duration>(2 * failures.pause, kLongestPause)
-            : kFirstPause;
-  failures.address = address;
+      first ? kFirstPause
+            : std::min<std::chrono::steady_clock::duration>(2 * failures.pause, kLongestPause);
   failures.until = now + failures.pause;
 }
 

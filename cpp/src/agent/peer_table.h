@@ -126,6 +126,10 @@ class PeerTable {
   /// Whether to admit the offer is quick: its peer is loaded and has been reached, by both ways.
   bool knows(const RemoteOffer& offer) const;
 
+  /// Whether a transfer with the offer's peer has succeeded.
+  bool was_reached(const RemoteOffer& offer) const;
+  const std::string& backend() const noexcept { return backend_; }
+
   /// A transfer has failed: the peer's next operation has it loaded afresh.
   void failed(const Peer& peer);
   /// A transfer has succeeded.
@@ -135,22 +139,40 @@ class PeerTable {
 
  private:
   struct Failures {
-    std::string address;
-    std::chrono::steady_clock::duration pause;
-    std::chrono::steady_clock::time_point until;
+    std::chrono::steady_clock::duration pause{};
+    std::chrono::steady_clock::time_point until{};
   };
 
-  /// Found by a view of a name.
-  struct NameHash {
+  /// An agent is its name and its address: of two that say the same name neither is the other.
+  struct Id {
+    std::string name;
+    std::string address;
+  };
+  struct IdView {
+    std::string_view name;
+    std::string_view address;
+    IdView(std::string_view its_name, std::string_view its_address) noexcept
+        : name(its_name), address(its_address) {}
+    IdView(const Id& id) noexcept : name(id.name), address(id.address) {}
+    explicit IdView(const RemoteOffer& offer) noexcept
+        : name(offer.blob->agent()), address(offer.address) {}
+    bool operator==(const IdView&) const = default;
+    Id copy() const { return {std::string(name), std::string(address)}; }
+  };
+  struct IdHash {
     using is_transparent = void;
-    std::size_t operator()(std::string_view name) const noexcept {
-      return std::hash<std::string_view>{}(name);
+    std::size_t operator()(const IdView& id) const noexcept {
+      return std::hash<std::string_view>{}(id.name);
     }
   };
+  struct IdEqual {
+    using is_transparent = void;
+    bool operator()(const IdView& a, const IdView& b) const noexcept { return a == b; }
+  };
   template <typename Value>
-  using ByName = std::unordered_map<std::string, Value, NameHash, std::equal_to<>>;
+  using ById = std::unordered_map<Id, Value, IdHash, IdEqual>;
 
-  void note_failure(std::string_view name, std::string_view address);
+  void note_failure(const IdView& id);
   /// Adds what is not loaded yet to `missing`. Returns false when it would clash.
   bool fits(const Peer& peer, const RemoteOffer& offer, std::vector<Blob::Element>& missing) const;
   void load(Peer& peer, const std::vector<Blob::Element>& elements);
@@ -165,8 +187,8 @@ class PeerTable {
   std::uint64_t uses_ = 0;
   /// This agent itself, once a transfer has been to it.
   std::shared_ptr<Peer> self_;
-  ByName<std::shared_ptr<Peer>> current_;
-  ByName<Failures> failures_;
+  ById<std::shared_ptr<Peer>> current_;
+  ById<Failures> failures_;
 };
 
 NIXL_CONNECT_NAMESPACE_END

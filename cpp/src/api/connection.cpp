@@ -105,6 +105,29 @@ bool Connection::wait(std::optional<std::chrono::nanoseconds> timeout) const {
   return true;
 }
 
+std::uint32_t Connection::readers_done() const noexcept {
+  return operation_->progress.readers_done();
+}
+
+std::uint32_t Connection::readers_failed() const noexcept {
+  return operation_->progress.readers_failed();
+}
+
+bool Connection::wait_for_readers(std::uint32_t count,
+                                  std::optional<std::chrono::nanoseconds> timeout) const {
+  engine_->fork_guard().check();
+  operation_->progress.wait_for_readers(count, timeout);
+  if (readers_done() >= count) return true;
+  throw_failure(operation_->progress);
+  return false;
+}
+
+bool Connection::notify_readers(std::uint32_t count, std::shared_ptr<CompletionQueue> queue,
+                                std::uint64_t token) const {
+  engine_->fork_guard().check();
+  return operation_->progress.notify_readers(count, std::move(queue), token);
+}
+
 bool Connection::notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue,
                         std::uint64_t token) const {
   if (operation_->progress.reached(milestone)) return false;

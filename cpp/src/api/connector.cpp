@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "api/registration_impl.h"
+#include "claims/own_offers.h"
 #include "cuda/cuda_memory.h"
 #include "engine/engine_loop.h"
 #include "engine/parts.h"
@@ -141,15 +142,30 @@ struct Connector::Impl {
   }
 
   Connection offer(OperationKind kind, std::vector<Descriptor> local,
-                   std::optional<std::chrono::nanoseconds> timeout, std::vector<Fence> after) {
+                   std::optional<std::chrono::nanoseconds> timeout, std::vector<Fence> after,
+                   std::uint32_t places) {
+    if (places == 0 || places > kUnlimited) {
+      throw Error(ErrorCode::invalid_argument,
+                  std::string(kind == OperationKind::read ? "readers" : "writers") +
+                      ": expected at least one and at most " + std::to_string(kUnlimited) +
+                      ", got " + std::to_string(places));
+    }
     Request request = make_request(kind, local, timeout);
     request.passive = true;
     request.key = make_notification_key(engine->notice_delay());
+    request.places = places;
+    std::unique_ptr<OwnOffers::Place> place;
+    if (const auto table = OwnOffers::of_this_process(); table != nullptr) place = table->take();
+    if (place != nullptr) request.key += place->location(places).text();
     request.offered.reserve(local.size());
     for (const Descriptor& d : local) request.offered.push_back({d.address, d.size, d.device});
     auto its_engine =
         is_for_bulk(request) ? bulk_engines[next_bulk++ % bulk_engines.size()] : engine;
     auto operation = make_operation(std::move(request), std::move(local), std::move(after));
+    if (place != nullptr) {
+      operation->progress.watch(place->slot(), place->generation(), places);
+      operation->flight.readers.place = std::move(place);
+    }
     its_engine->submit(operation);
     return {std::move(operation), std::move(its_engine)};
   }
@@ -251,14 +267,14 @@ void Connector::wait_started() { impl_->engine->wait_started(); }
 
 Connection Connector::create_readable(std::vector<Descriptor> local,
                                       std::optional<std::chrono::nanoseconds> timeout,
-                                      std::vector<Fence> after) {
-  return impl_->offer(OperationKind::read, std::move(local), timeout, std::move(after));
+                                      std::vector<Fence> after, std::uint32_t readers) {
+  return impl_->offer(OperationKind::read, std::move(local), timeout, std::move(after), readers);
 }
 
 Connection Connector::create_writable(std::vector<Descriptor> local,
                                       std::optional<std::chrono::nanoseconds> timeout,
-                                      std::vector<Fence> after) {
-  return impl_->offer(OperationKind::write, std::move(local), timeout, std::move(after));
+                                      std::vector<Fence> after, std::uint32_t writers) {
+  return impl_->offer(OperationKind::write, std::move(local), timeout, std::move(after), writers);
 }
 
 Connection Connector::begin_read(const RdmaMetadata& remote, std::vector<Descriptor> local,

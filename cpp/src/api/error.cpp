@@ -12,6 +12,7 @@ const char* to_string(ErrorCode code) noexcept {
     case ErrorCode::forked: return "forked";
     case ErrorCode::nixl_not_found: return "nixl_not_found";
     case ErrorCode::rejected_metadata: return "rejected_metadata";
+    case ErrorCode::offer_closed: return "offer_closed";
     case ErrorCode::peer_unreachable: return "peer_unreachable";
     case ErrorCode::peer_disconnected: return "peer_disconnected";
     case ErrorCode::remote_failed: return "remote_failed";

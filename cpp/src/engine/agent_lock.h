@@ -19,6 +19,8 @@ class Releasable {
   Releasable& operator=(const Releasable&) = delete;
   virtual ~Releasable() = default;
   virtual void release() noexcept = 0;
+  /// Whether another process may still be at its memory, without NIXL's help on this side.
+  virtual bool in_use() noexcept { return false; }
 };
 
 /// The right to call NIXL, which one thread has at a time. Mostly that is the engine's thread; a

@@ -55,6 +55,8 @@ struct EngineCounters {
   OperationCounters write;
   Counter fenced;
   Counter waiting;
+  Counter lingering;
+  Counter lingering_bytes;
   Counter in_flight;
   Counter registered_regions;
   Counter peers;
@@ -75,6 +77,8 @@ struct EngineCounters {
     write.add_to(stats.write);
     stats.fenced += fenced.value();
     stats.waiting += waiting.value();
+    stats.lingering += lingering.value();
+    stats.lingering_bytes += lingering_bytes.value();
     stats.in_flight += in_flight.value();
     stats.registered_regions += registered_regions.value();
     stats.peers += peers.value();

@@ -9,6 +9,7 @@
 
 #include "cuda/cuda_memory.h"
 #include "engine/engine_loop.h"
+#include "engine/keeper.h"
 #include "nixl_connect/error.h"
 #include "system/process.h"
 
@@ -271,6 +272,14 @@ std::optional<Failure> Engine::run_loop() {
   // the survivors' memory.
   const AgentLock::Guard guard(state_.agent_lock);
   loop.reset();
+  // All but what other processes read and write by themselves.
+  std::vector<std::shared_ptr<Releasable>> in_use;
+  std::erase_if(survivors, [&](const std::shared_ptr<Releasable>& survivor) {
+    if (!survivor->in_use()) return false;
+    in_use.push_back(survivor);
+    return true;
+  });
+  keep_while_in_use(std::move(in_use));
   state_.agent_lock.release_later(survivors);
   return failure;
 }

@@ -7,14 +7,6 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-namespace {
-
-Failure closed_failure(const Operation& operation) {
-  return {ErrorCode::closed, operation.request.describe() + ": the connector was closed"};
-}
-
-}  // namespace
-
 EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<EnginePort> home)
     : state_(state),
       home_(std::move(home)),
@@ -24,10 +16,12 @@ EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<E
       peers_(agent_, state.options.backend, state.options.max_peer_regions,
              state.options.max_peers),
       outbox_(agent_, peers_, state.counters),
-      offers_(agent_, registry_),
+      offers_(agent_, registry_, state.options.foreign_peers, state.options.max_linger_bytes),
+      admission_(peers_, outbox_),
       transfers_(agent_, registry_, peers_, offers_),
       pacer_(state.options.spin, state.options.max_pause, Clock::now()),
-      settler_({state.counters, registry_, peers_, outbox_, offers_, deadlines_, pacer_}) {}
+      settler_({state.counters, registry_, peers_, outbox_, offers_, admission_, deadlines_,
+               pacer_}) {}
 
 std::vector<std::shared_ptr<Releasable>> EngineLoop::run() {
   Wait wait{Clock::now(), Wait::Mode::none};
@@ -47,7 +41,7 @@ std::vector<std::shared_ptr<Releasable>> EngineLoop::run() {
       if (closing_) {
         outbox_.flush(now);
         const bool at_rest = transfers_.in_flight().empty() && parts_.empty() && outbox_.empty() &&
-                             now >= outbox_.flush_until();
+                             now >= outbox_.flush_until() && !offers_.is_any_in_use();
         if (at_rest || now >= grace_ends) return drop_transfers();
       }
       if (worked) pacer_.worked(now);
@@ -141,6 +135,7 @@ void EngineLoop::advance(const OperationPtr& operation) {
         if (operation->progress.ended()) Parts::cancel(*operation);
         break;
       case Phase::fenced:     // The next poll of the fences sees what has become of it,
+      case Phase::claiming:   // or that of the claims does,
       case Phase::lingering:  // or a peer may still use the memory,
       case Phase::in_flight:  // or NIXL does,
       case Phase::settled:    // or nothing is left to do.
@@ -154,13 +149,21 @@ void EngineLoop::advance(const OperationPtr& operation) {
 }
 
 void EngineLoop::begin(const OperationPtr& operation) {
+  if (!operation->request.passive && !operation->flight.admitted) {
+    if (auto failure = admission_.ask(operation)) {
+      operation->flight.parts.clear();
+      settle(operation, Outcome::failed(std::move(*failure)));
+      return;
+    }
+    if (operation->flight.phase == Phase::claiming) return;
+  }
   if (!operation->flight.parts.empty()) {
     if (!closing_) {
       send_parts(operation);
       return;
     }
     // The other engines are closed already.
-    operation->fail(closed_failure(*operation));
+    operation->fail(operation->request.closed_failure());
     operation->flight.parts.clear();
   }
   const bool on_device = operation->request.on_device;
@@ -188,15 +191,11 @@ void EngineLoop::offer(const OperationPtr& operation) {
 }
 
 void EngineLoop::withdraw(const OperationPtr& operation) {
-  const auto linger = state_.options.linger;
-  if (!offers_.must_linger(*operation, closing_ || linger.count() > 0)) {
-    settle(operation);
-  } else if (closing_) {
-    // Until the agent goes.
-    deadlines_.remove(*operation);
-  } else {
-    deadlines_.set(operation, Clock::now() + linger);
-  }
+  // Until the agent goes, when it is closing: what touches memory without claims goes with it.
+  const auto linger =
+      closing_ ? Clock::duration(std::chrono::hours(1)) : Clock::duration(state_.options.linger);
+  deadlines_.remove(*operation);
+  if (!offers_.withdraw(operation, Clock::now(), linger)) settle(operation);
 }
 
 void EngineLoop::send_parts(const OperationPtr& operation) {
@@ -213,11 +212,14 @@ void EngineLoop::part_ended(const OperationPtr& whole, std::optional<Failure> fa
 bool EngineLoop::poll(Clock::time_point until) {
   bool worked = poll_fences(until);
   const auto began = Clock::now();
+  worked |= poll_claims(began);
   transfers_.poll(until, work_.events);
   worked |= settle_events();
   outbox_.send_due(began);
   worked |= poll_notifications(until);
   const auto now = Clock::now();
+  offers_.review(now, work_.events);
+  worked |= settle_events();
   pacer_.polled(now);
   settler_.give_back(state_.agent_lock);
   return worked || Pacer::was_long(began, now);
@@ -226,6 +228,15 @@ bool EngineLoop::poll(Clock::time_point until) {
 bool EngineLoop::poll_fences(Clock::time_point until) {
   if (fences_.empty()) return false;
   fences_.poll(until, work_.operations);
+  for (const OperationPtr& operation : work_.operations) advance(operation);
+  const bool worked = !work_.operations.empty();
+  work_.operations.clear();
+  return worked;
+}
+
+bool EngineLoop::poll_claims(Clock::time_point now) {
+  admission_.send(offers_.connection_information(), now);
+  admission_.poll(now, work_.operations);
   for (const OperationPtr& operation : work_.operations) advance(operation);
   const bool worked = !work_.operations.empty();
   work_.operations.clear();
@@ -244,11 +255,29 @@ bool EngineLoop::poll_notifications(Clock::time_point until) {
   for (const auto& [sender, message] : messages) {
     if (taken > 0 && Clock::now() >= until) break;
     ++taken;
-    offers_.take(sender, message, work_.events);
-    settle_events();
+    take_notice(sender, message, Clock::now());
   }
   messages.erase(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(taken));
   return true;
+}
+
+void EngineLoop::take_notice(std::string_view sender, std::string_view message,
+                             Clock::time_point now) {
+  const Notice notice = Notice::read(message);
+  if (notice.kind == Notice::Kind::answer) {
+    admission_.take(sender, notice);
+  } else if (notice.kind == Notice::Kind::claim) {
+    work_.answers.clear();
+    offers_.answer(sender, notice, now, work_.answers);
+    try {
+      admission_.reply(notice, work_.answers, now);
+    } catch (const std::exception&) {
+      // Who cannot be answered has its deadline; and its places are free again when it is silent.
+    }
+  } else {
+    offers_.take(sender, notice, now, work_.events);
+    settle_events();
+  }
 }
 
 void EngineLoop::watch(Clock::time_point until) {
@@ -264,7 +293,10 @@ void EngineLoop::watch(Clock::time_point until) {
 }
 
 bool EngineLoop::settle_events() {
-  for (auto& [operation, outcome] : work_.events) settle(operation, std::move(outcome));
+  for (auto& [operation, outcome] : work_.events) {
+    // One message may tell the same twice.
+    if (operation->flight.phase != Phase::settled) settle(operation, std::move(outcome));
+  }
   const bool any = !work_.events.empty();
   work_.events.clear();
   return any;
@@ -277,13 +309,11 @@ bool EngineLoop::expire_deadlines() {
   deadlines_.take_due(now, work_.operations);
   for (const OperationPtr& operation : work_.operations) {
     const Flight& flight = operation->flight;
-    if (flight.phase == Phase::lingering) {
-      settle(operation);
-      continue;
-    }
+    if (flight.phase == Phase::lingering) continue;
     const std::string advice =
         flight.phase == Phase::in_flight ? cuda_memory_advice(flight.local_regions) : "";
-    const char* was = flight.phase == Phase::fenced ? "the work that it waits for is not done"
+    const char* was = flight.phase == Phase::fenced     ? "the work that it waits for is not done"
+                      : flight.phase == Phase::claiming ? "the peer has not let it begin"
                       : operation->request.passive  ? "no peer has completed it"
                                                     : "the transfer has not ended";
     operation->fail({ErrorCode::timed_out, operation->request.describe() + ": the deadline of " +
@@ -304,7 +334,7 @@ MemoryRegistry::Lease EngineLoop::acquire(const std::vector<Region>& regions) {
 }
 
 Load EngineLoop::load(Clock::time_point now) const noexcept {
-  return {offers_.size() + transfers_.in_flight().size(), large(), pending(now),
+  return {offers_.size() + transfers_.in_flight().size() + admission_.size(), large(), pending(now),
           state_.polling_waiters.load(std::memory_order_relaxed) > 0,
           std::min(deadlines_.next(), outbox_.due())};
 }
@@ -317,7 +347,7 @@ Load EngineLoop::publish_load(Clock::time_point now) noexcept {
 
 bool EngineLoop::pending(Clock::time_point now) const noexcept {
   return !offers_.empty() || !transfers_.in_flight().empty() || !fences_.empty() ||
-         !outbox_.empty() || now < outbox_.flush_until();
+         !outbox_.empty() || !admission_.empty() || now < outbox_.flush_until();
 }
 
 void EngineLoop::settle(const OperationPtr& operation, Outcome outcome) {
@@ -328,53 +358,6 @@ void EngineLoop::settle(const OperationPtr& operation, Outcome outcome) {
   }
 }
 
-std::vector<OperationPtr> EngineLoop::open_operations() const {
-  std::vector<OperationPtr> open;
-  const auto add = [&](const OperationPtr& operation) {
-    if (operation->flight.phase != Phase::settled) open.push_back(operation);
-  };
-  offers_.for_each(add);
-  fences_.for_each(add);
-  parts_.for_each(add);
-  transfers_.for_each(add);
-  for (std::size_t i = work_.executed; i < work_.commands.size(); ++i) {
-    if (const auto* operation = std::get_if<Submission>(&work_.commands[i])) add(*operation);
-  }
-  for (const Event& event : work_.events) add(event.operation);
-  for (const OperationPtr& operation : work_.operations) add(operation);
-  return open;
-}
-
-void EngineLoop::close_operations() {
-  for (const OperationPtr& operation : open_operations()) {
-    operation->fail(closed_failure(*operation));
-    advance(operation);
-  }
-  // Those that waited for fences see that they have ended.
-  poll_fences(Clock::time_point::max());
-  settler_.give_back(state_.agent_lock);
-}
-
-std::vector<std::shared_ptr<Releasable>> EngineLoop::drop_transfers() {
-  const std::vector<OperationPtr> open = open_operations();
-  for (const OperationPtr& operation : open) operation->flight.detach();
-  return {open.begin(), open.end()};
-}
-
-std::vector<std::shared_ptr<Releasable>> EngineLoop::abandon(const Failure& failure) {
-  for (const OperationPtr& operation : open_operations()) {
-    operation->progress.finish(OperationStatus::errored, failure);
-  }
-  auto left = drop_transfers();
-  left.insert(left.end(), settler_.settled().begin(), settler_.settled().end());
-  for (std::size_t i = work_.executed; i < work_.commands.size(); ++i) {
-    if (auto* deregistration = std::get_if<Deregistration>(&work_.commands[i])) {
-      left.push_back(deregistration->region);
-    }
-  }
-  return left;
-}
-
 void EngineLoop::count() noexcept {
   EngineCounters& counters = state_.counters;
   counters.fenced.set(fences_.size());
@@ -382,6 +365,8 @@ void EngineLoop::count() noexcept {
   counters.in_flight.set(transfers_.in_flight().size());
   counters.registered_regions.set(registry_.size());
   counters.peers.set(peers_.size());
+  counters.lingering.set(offers_.lingering());
+  counters.lingering_bytes.set(offers_.lingering_bytes());
   counters.notifications_matched.set(offers_.matched());
   counters.notifications_unknown.set(offers_.unknown());
 }

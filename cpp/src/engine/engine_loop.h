@@ -8,6 +8,7 @@
 #include "agent/agent.h"
 #include "agent/memory_registry.h"
 #include "agent/peer_table.h"
+#include "engine/admission.h"
 #include "engine/deadlines.h"
 #include "engine/engine_state.h"
 #include "engine/fences.h"
@@ -75,6 +76,8 @@ class EngineLoop {
   void withdraw(const OperationPtr& operation);
 
   bool poll_fences(Clock::time_point until);
+  bool poll_claims(Clock::time_point now);
+  void take_notice(std::string_view sender, std::string_view message, Clock::time_point now);
   bool poll_notifications(Clock::time_point until);
   /// Polls for the one transfer in flight for a moment, if that has paid of late.
   void watch(Clock::time_point until);
@@ -104,6 +107,7 @@ class EngineLoop {
   PeerTable peers_;
   Outbox outbox_;
   Offers offers_;
+  Admission admission_;
   Transfers transfers_;
   Fences fences_;
   Parts parts_;
@@ -119,6 +123,7 @@ class EngineLoop {
     std::size_t executed = 0;
     std::vector<std::pair<std::string, std::string>> messages;
     std::vector<Event> events;
+    std::vector<std::pair<std::uint64_t, bool>> answers;
     std::vector<OperationPtr> operations;
   };
   Work work_;

@@ -7,8 +7,10 @@
 #include "agent/agent.h"
 #include "agent/memory_registry.h"
 #include "agent/peer_table.h"
+#include "claims/claim.h"
 #include "engine/deadlines.h"
 #include "engine/engine_port.h"
+#include "engine/readers.h"
 #include "nixl_connect/descriptor.h"
 #include "nixl_connect/fence.h"
 
@@ -18,6 +20,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 enum class Phase : std::uint8_t {
   fresh,      ///< Nothing has been done for it.
   fenced,     ///< Waits for its fences.
+  claiming,   ///< Active: waits until the owner lets it begin.
   offered,    ///< Passive: registered, and a peer may act.
   lingering,  ///< Passive: withdrawn, but a peer may still be at its memory.
   split,      ///< Its parts are under way.
@@ -41,7 +44,7 @@ struct Flight {
   };
 
   /// NIXL uses the memory no more: drops what belongs to it. The lease has been given back, or goes
-  /// with the agent.
+  /// with the agent. The claims are ended with the memory's release.
   void detach() {
     transfer.reset();
     lease.clear();
@@ -63,9 +66,19 @@ struct Flight {
   std::size_t parts_left = 0;
   Whole whole;
 
+  /// Of a passive operation.
+  Readers readers;
+  /// Of an active one: its claim on the peer's offer, in the owner's table; or the number of one
+  /// that is made by messages; and whether it has got what it needs to begin.
+  std::unique_ptr<Claim> claim;
+  std::uint64_t claim_number = 0;
+  bool admitted = false;
+
   std::shared_ptr<Peer> peer;
   MemoryRegistry::Lease lease;
   std::optional<Transfer> transfer;
+  /// Whether it has been posted: bytes may be under way.
+  bool posted = false;
   /// Whether the engine notifies the peer of the completion, and not NIXL with the transfer.
   bool engine_notifies = false;
   std::optional<Deadlines::Entries::iterator> deadline;

@@ -10,6 +10,16 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
 
+/// For so long bytes of a transfer that was broken off may still arrive, from a socket of this host.
+constexpr std::chrono::milliseconds kQuietTime{250};
+/// How often it is looked for what claimants have said, at most; for those that have died, and for
+/// notices that were lost.
+constexpr std::chrono::milliseconds kReviewPause{1};
+constexpr int kReviewFraction = 10;
+constexpr std::chrono::milliseconds kThoroughReviewPause{100};
+/// One to whom a place was granted says once a second that its transfer goes on.
+constexpr std::chrono::seconds kLongestSilence{10};
+
 /// What peers write, made fit to be shown.
 std::string printable(std::string_view text) {
   std::string shown(text);
@@ -21,7 +31,13 @@ std::string printable(std::string_view text) {
 
 }  // namespace
 
-Offers::Offers(Agent& agent, MemoryRegistry& registry) : agent_(agent), registry_(registry) {
+Offers::Offers(Agent& agent, MemoryRegistry& registry, std::optional<bool> foreign_peers,
+               std::size_t max_linger_bytes)
+    : agent_(agent),
+      registry_(registry),
+      table_(OwnOffers::of_this_process()),
+      foreign_peers_(foreign_peers),
+      max_linger_bytes_(max_linger_bytes) {
   try {
     connections_ = Blob::parse(agent_.partial_metadata({}));
   } catch (const Error&) {
@@ -37,23 +53,62 @@ void Offers::open(const OperationPtr& operation) {
   open_.emplace(operation->request.key, operation);
   if (!operation->request.small) ++large_;
   flight.phase = Phase::offered;
+  if (const auto& place = flight.readers.place; place != nullptr) {
+    place->slot().open(place->generation(), operation->request.places);
+  }
   operation->progress.make_ready(std::move(blob), encoder_);
 }
 
-bool Offers::must_linger(Operation& operation, bool linger) {
-  if (!linger || !operation.progress.metadata_taken()) return false;
-  operation.flight.phase = Phase::lingering;
+bool Offers::withdraw(const OperationPtr& operation, Clock::time_point now,
+                      Clock::duration duration) {
+  Readers& readers = operation->flight.readers;
+  if (readers.place != nullptr) readers.place->slot().close();
+  if (!operation->progress.metadata_taken()) return false;
+  const bool used_up = readers.place != nullptr && readers.place->slot().places_left() == 0;
+  if (used_up || !peers_may_not_claim()) duration = {};
+  if (duration.count() <= 0 && now >= readers.quiet_at && !is_in_use(*operation)) return false;
+  linger(operation, now, duration);
   return true;
 }
 
-void Offers::remove(Operation& operation) {
-  const Phase phase = operation.flight.phase;
-  if (phase != Phase::offered && phase != Phase::lingering) return;
-  if (const auto it = open_.find(operation.request.key); it != open_.end()) take(it);
+void Offers::linger(const OperationPtr& operation, Clock::time_point now,
+                    Clock::duration duration) {
+  Flight& flight = operation->flight;
+  flight.phase = Phase::lingering;
+  flight.readers.linger_until = now + duration;
+  flight.readers.linger_number = ++lingered_;
+  lingering_.emplace(lingered_, operation);
+  lingering_bytes_ += operation->request.bytes;
+  // What only may be in use goes first, the oldest before others.
+  std::size_t bytes = lingering_bytes_;
+  for (auto it = lingering_.begin(); it != lingering_.end() && bytes > max_linger_bytes_; ++it) {
+    it->second->flight.readers.linger_until = now;
+    bytes -= it->second->request.bytes;
+  }
 }
 
-void Offers::take(std::string_view sender, std::string_view message, std::vector<Event>& events) {
-  const Notice notice = Notice::read(message);
+void Offers::remove(Operation& operation) {
+  Flight& flight = operation.flight;
+  if (flight.phase != Phase::offered && flight.phase != Phase::lingering) return;
+  if (flight.readers.place != nullptr) flight.readers.place->slot().close();
+  if (lingering_.erase(flight.readers.linger_number) > 0) {
+    lingering_bytes_ -= operation.request.bytes;
+  }
+  if (open_.erase(operation.request.key) > 0 && !operation.request.small) --large_;
+}
+
+void Offers::take(std::string_view sender, const Notice& notice, Clock::time_point now,
+                  std::vector<Event>& events) {
+  if (notice.kind == Notice::Kind::alive) {
+    for (const auto& [key, operation] : open_) {
+      for (auto& granted : operation->flight.readers.granted) {
+        const bool named = std::find(notice.numbers.begin(), notice.numbers.end(),
+                                     granted.number) != notice.numbers.end();
+        if (named && granted.claimant == sender) granted.heard = now;
+      }
+    }
+    return;
+  }
   for (const std::string_view key : notice.keys) {
     const auto it = find(key);
     if (it == open_.end()) {
@@ -61,16 +116,167 @@ void Offers::take(std::string_view sender, std::string_view message, std::vector
       continue;
     }
     ++matched_;
-    OperationPtr operation = take(it);
-    Outcome outcome = Outcome::complete();
-    if (notice.failed) {
-      outcome =
-          Outcome::failed({ErrorCode::remote_failed,
-                           operation->request.describe() + ": the peer '" + printable(sender) +
-                               "' reports '" + printable(notice.reason) + "'"});
+    const OperationPtr operation = it->second;
+    if (notice.kind == Notice::Kind::failed) {
+      const auto had_begun = std::erase_if(
+          operation->flight.readers.granted,
+          [&](const Readers::Granted& granted) { return granted.claimant == sender; });
+      if (had_begun > 0) operation->flight.readers.quiet_at = now + kQuietTime;
+      note_failed(*operation, 1,
+                  "the peer '" + printable(sender) + "' reports '" + printable(notice.reason) +
+                      "'");
+    } else {
+      note_done(*operation, sender);
     }
-    events.push_back({std::move(operation), std::move(outcome)});
+    conclude(operation, now, events);
   }
+}
+
+void Offers::note_done(Operation& operation, std::string_view sender) {
+  Readers& readers = operation.flight.readers;
+  const auto granted = std::find_if(readers.granted.begin(), readers.granted.end(),
+                                    [&](const auto& each) { return each.claimant == sender; });
+  if (granted != readers.granted.end()) {
+    readers.granted.erase(granted);
+  } else if (readers.without_notice > 0) {
+    // Counted already.
+    --readers.without_notice;
+    return;
+  } else if (readers.place != nullptr) {
+    const std::uint32_t places = operation.request.places;
+    OfferSlot& slot = readers.place->slot();
+    const bool claimed = places == kUnlimited
+                             ? slot.is_claimed() || slot.done() > readers.done_by_table
+                             : places - slot.places_left() > readers.done + readers.failed;
+    if (claimed) {
+      ++readers.done_by_table;
+    } else {
+      foreign_seen_ = true;
+      slot.take_place(readers.place->generation());
+    }
+  }
+  ++readers.done;
+  operation.progress.reader_ended(true);
+}
+
+void Offers::note_failed(Operation& operation, std::uint32_t count, std::string reason) {
+  Readers& readers = operation.flight.readers;
+  if (readers.failed == 0) readers.reason = std::move(reason);
+  readers.failed += count;
+  while (count-- > 0) operation.progress.reader_ended(false);
+}
+
+void Offers::conclude(const OperationPtr& operation, Clock::time_point now,
+                      std::vector<Event>& events) {
+  Readers& readers = operation->flight.readers;
+  const std::uint32_t places = operation->request.places;
+  if (places == kUnlimited || readers.done + readers.failed < places) return;
+  if (readers.failed == 0) {
+    events.push_back({operation, Outcome::complete()});
+    return;
+  }
+  std::string why = operation->request.describe() + ": ";
+  if (places > 1) {
+    why += std::to_string(readers.failed) + " of " + std::to_string(places) +
+           " peers have failed, the first because ";
+  }
+  Failure failure{ErrorCode::remote_failed, why + readers.reason};
+  if (operation->flight.phase == Phase::offered && now < readers.quiet_at) {
+    operation->fail(std::move(failure));
+    readers.place == nullptr ? void() : readers.place->slot().close();
+    linger(operation, now, {});
+  } else if (operation->flight.phase == Phase::offered) {
+    events.push_back({operation, Outcome::failed(std::move(failure))});
+  }
+}
+
+void Offers::answer(std::string_view sender, const Notice& notice, Clock::time_point now,
+                    std::vector<std::pair<std::uint64_t, bool>>& answers) {
+  for (const ClaimRequest& claim : notice.claims) {
+    const auto it = find(claim.key);
+    bool granted = false;
+    if (it != open_.end() && it->second->flight.phase == Phase::offered) {
+      Readers& readers = it->second->flight.readers;
+      granted = readers.place != nullptr &&
+                readers.place->slot().take_place(readers.place->generation());
+      if (granted) readers.granted.push_back({std::string(sender), claim.number, now});
+    }
+    answers.emplace_back(claim.number, granted);
+  }
+}
+
+void Offers::review(Clock::time_point now, std::vector<Event>& events) {
+  if (open_.empty() || now < no_review_before_) return;
+  const std::uint64_t reports = table_ == nullptr ? 0 : table_->reports();
+  const bool thoroughly = now >= next_review_;
+  if (!thoroughly && reports == reports_seen_ && lingering_.empty()) return;
+  if (thoroughly || reports != reports_seen_) {
+    for (const auto& [key, operation] : open_) review(operation, now, thoroughly, events);
+  } else {
+    for (const auto& [number, operation] : lingering_) review(operation, now, false, events);
+  }
+  reports_seen_ = reports;
+  const auto ended = Clock::now();
+  no_review_before_ = ended + std::max<Clock::duration>(kReviewPause, kReviewFraction * (ended - now));
+  if (thoroughly) next_review_ = ended + kThoroughReviewPause;
+}
+
+void Offers::review(const OperationPtr& operation, Clock::time_point now, bool thoroughly,
+                    std::vector<Event>& events) {
+  Readers& readers = operation->flight.readers;
+  const bool lingers = operation->flight.phase == Phase::lingering;
+  if (readers.place != nullptr &&
+      (lingers ||
+       readers.place->slot().has_begun(readers.place->generation(), operation->request.places))) {
+    OfferSlot& slot = readers.place->slot();
+    const std::uint32_t done = slot.done();
+    const ClaimsSeen seen = slot.review(thoroughly);
+    if (seen.abandoned) readers.quiet_at = now + kQuietTime;
+    if (seen.failed > 0) {
+      const std::string_view reason = slot.reason();
+      note_failed(*operation, seen.failed,
+                  reason.empty() ? "the peer's process has ended"
+                                 : "the peer reports '" + printable(reason) + "'");
+    }
+    // A notice may be late; when it is missed twice, it is taken for lost.
+    const bool misses = done > readers.done_by_table;
+    if (thoroughly && misses && readers.misses_notices) {
+      const std::uint32_t lost = done - readers.done_by_table;
+      readers.done_by_table = done;
+      readers.without_notice += lost;
+      readers.done += lost;
+      for (std::uint32_t i = 0; i < lost; ++i) operation->progress.reader_ended(true);
+    }
+    if (thoroughly) readers.misses_notices = misses;
+  }
+  if (thoroughly) {
+    const auto silent = std::erase_if(readers.granted, [&](const Readers::Granted& granted) {
+      return now - granted.heard > kLongestSilence;
+    });
+    if (silent > 0) {
+      note_failed(*operation, static_cast<std::uint32_t>(silent), "the peer has fallen silent");
+    }
+  }
+  if (!lingers) {
+    conclude(operation, now, events);
+  } else if (now >= readers.linger_until && now >= readers.quiet_at && !is_in_use(*operation)) {
+    events.push_back({operation, {}});
+  }
+}
+
+bool Offers::is_in_use(const Operation& operation) noexcept {
+  const Readers& readers = operation.flight.readers;
+  return !readers.granted.empty() ||
+         (readers.place != nullptr && readers.place->slot().is_claimed());
+}
+
+bool Offers::is_any_in_use() const noexcept {
+  return std::any_of(lingering_.begin(), lingering_.end(),
+                     [](const auto& entry) { return is_in_use(*entry.second); });
+}
+
+bool Offers::peers_may_not_claim() const noexcept {
+  return table_ == nullptr || keys_differ_ || foreign_peers_.value_or(foreign_seen_);
 }
 
 bool Offers::allows(std::string_view key, OperationKind kind, const std::vector<Region>& regions) {
@@ -84,14 +290,6 @@ Offers::Open::iterator Offers::find(std::string_view key) {
   const auto it = open_.find(key);
   // The caller may have added to the key, as a signature does.
   return it != open_.end() ? it : open_.find(bare_key(key));
-}
-
-OperationPtr Offers::take(Open::iterator at) {
-  // It goes after its entry, whose key it holds.
-  OperationPtr operation = std::move(at->second);
-  open_.erase(at);
-  if (!operation->request.small) --large_;
-  return operation;
 }
 
 std::string Offers::blob_of(const std::vector<Region>& regions) {

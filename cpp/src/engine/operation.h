@@ -27,6 +27,9 @@ struct Operation final : Releasable {
   /// Nobody uses the memory any more: releases it, and whoever waits for that is notified. Without
   /// the agent lock: owners of memory may call back.
   void release() noexcept override {
+    // Bytes may have been under way, if nobody has said otherwise before.
+    flight.claim.reset();
+    flight.readers.place.reset();
     flight.local.clear();
     flight.fences.clear();
     flight.parts.clear();
@@ -34,6 +37,10 @@ struct Operation final : Releasable {
     if (const auto whole = std::exchange(flight.whole, {}); whole.engine != nullptr) {
       whole.engine->part_ended(whole.operation, progress.failure());
     }
+  }
+
+  bool in_use() noexcept override {
+    return flight.readers.place != nullptr && flight.readers.place->slot().review(true).live > 0;
   }
 
   const Request request;

@@ -37,9 +37,15 @@ void Outbox::add_success(const std::shared_ptr<Peer>& peer, std::string_view key
 
 void Outbox::add_failure(const std::shared_ptr<Peer>& peer, std::string_view key,
                          std::string_view reason, Clock::time_point now) {
-  add({peer, {std::string(key)}, std::string(reason), false, now}, now);
+  add({peer, {}, failure_notice(key, reason), false, now}, now);
   flush_until_ =
       std::max<Clock::time_point>(flush_until_, now + (peer->reached ? kSendTime : kFirstSendTime));
+}
+
+void Outbox::add_message(const std::shared_ptr<Peer>& peer, std::string message,
+                         Clock::time_point now) {
+  add({peer, {}, std::move(message), false, now}, now);
+  flush_until_ = std::max<Clock::time_point>(flush_until_, now + kSendTime);
 }
 
 void Outbox::add(Pending notice, Clock::time_point now) {
@@ -73,8 +79,7 @@ bool Outbox::send(Pending& notice, Clock::time_point now) {
   last_sent_ = now;
   try {
     agent_.notify(by_notice_endpoint ? peer.notice_endpoint->alias : peer.alias,
-                  notice.failure.empty() ? success_notice(notice.keys)
-                                         : failure_notice(notice.keys.front(), notice.failure));
+                  notice.keys.empty() ? notice.message : success_notice(notice.keys));
     counters_.notifications_sent.add(1);
     return true;
   } catch (const AgentError&) {

@@ -29,6 +29,8 @@ class Outbox {
   /// The peer's operation has failed. Sent at once.
   void add_failure(const std::shared_ptr<Peer>& peer, std::string_view key, std::string_view reason,
                    Clock::time_point now);
+  /// Sends a message of another form at once.
+  void add_message(const std::shared_ptr<Peer>& peer, std::string message, Clock::time_point now);
 
   /// Sends what waits, if it is time.
   void send_due(Clock::time_point now);
@@ -44,9 +46,9 @@ class Outbox {
  private:
   struct Pending {
     std::shared_ptr<Peer> peer;
-    /// Of operations that have completed; or of the one that has failed, for this reason.
+    /// Of operations that have completed. Else there is a message that is ready to be sent.
     std::vector<std::string> keys;
-    std::string failure;
+    std::string message;
     /// Whether more completions may join: owners that allow no delay may not know notices of many.
     bool open = false;
     /// When it is sent at the latest; after a refusal, when it is tried again.

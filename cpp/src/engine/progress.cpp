@@ -6,6 +6,13 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
+OperationStatus Progress::status() const noexcept {
+  const OperationStatus status = status_.load(std::memory_order_acquire);
+  const bool is_read = status == OperationStatus::initialized && slot_ != nullptr &&
+                       slot_->has_begun(generation_, places_);
+  return is_read ? OperationStatus::in_progress : status;
+}
+
 std::optional<Failure> Progress::failure() const {
   const std::lock_guard lock(mutex_);
   return failure_;
@@ -40,7 +47,7 @@ void Progress::make_ready(std::string nixl_blob, std::shared_ptr<const MetadataE
 void Progress::make_in_progress() {
   {
     const std::lock_guard lock(mutex_);
-    if (status() == OperationStatus::initialized) {
+    if (!ended()) {
       status_.store(OperationStatus::in_progress, std::memory_order_release);
     }
   }
@@ -61,18 +68,47 @@ bool Progress::finish(OperationStatus status, std::optional<Failure> failure) {
 void Progress::release() { pass(Milestone::released); }
 
 void Progress::pass(Milestone milestone) {
+  std::unique_lock lock(mutex_);
+  const int passed = static_cast<int>(milestone) + 1;
+  if (passed_.load(std::memory_order_relaxed) >= passed) return;
+  passed_.store(passed, std::memory_order_release);
+  notify_due(std::move(lock), [&](const Watcher& w) {
+    return w.milestone <= milestone && (w.readers == 0 || milestone >= Milestone::ended);
+  });
+}
+
+template <typename IsDue>
+void Progress::notify_due(std::unique_lock<std::mutex> lock, IsDue is_due) {
   std::vector<Watcher> due;
-  {
-    const std::lock_guard lock(mutex_);
-    const int passed = static_cast<int>(milestone) + 1;
-    if (passed_.load(std::memory_order_relaxed) >= passed) return;
-    passed_.store(passed, std::memory_order_release);
-    const auto is_due = [&](const Watcher& w) { return w.milestone <= milestone; };
-    std::copy_if(watchers_.begin(), watchers_.end(), std::back_inserter(due), is_due);
-    std::erase_if(watchers_, is_due);
-  }
+  std::copy_if(watchers_.begin(), watchers_.end(), std::back_inserter(due), is_due);
+  std::erase_if(watchers_, is_due);
+  lock.unlock();
   changed_.notify_all();
   for (const Watcher& w : due) w.queue->push(w.token);
+}
+
+void Progress::reader_ended(bool done) {
+  ++(done ? readers_done_ : readers_failed_);
+  // The end of the only one is the operation's.
+  if (places_ == 1) return;
+  std::unique_lock lock(mutex_);
+  notify_due(std::move(lock),
+             [&](const Watcher& w) { return w.readers > 0 && have_read(w.readers); });
+}
+
+bool Progress::wait_for_readers(std::uint32_t count,
+                                std::optional<std::chrono::nanoseconds> timeout) {
+  std::unique_lock lock(mutex_);
+  const auto there = [&] { return have_read(count); };
+  return changed_.wait_for(lock, std::min(timeout.value_or(kLongestWait), kLongestWait), there);
+}
+
+bool Progress::notify_readers(std::uint32_t count, std::shared_ptr<CompletionQueue> queue,
+                              std::uint64_t token) {
+  const std::lock_guard lock(mutex_);
+  if (have_read(count)) return false;
+  watchers_.push_back({Milestone::ready, std::move(queue), token, count});
+  return true;
 }
 
 bool Progress::wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout) {
@@ -89,7 +125,7 @@ bool Progress::notify(Milestone milestone, std::shared_ptr<CompletionQueue> queu
                       std::uint64_t token) {
   const std::lock_guard lock(mutex_);
   if (reached(milestone)) return false;
-  watchers_.push_back({milestone, std::move(queue), token});
+  watchers_.push_back({milestone, std::move(queue), token, 0});
   return true;
 }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "claims/offer_slot.h"
 #include "nixl_connect/completion.h"
 #include "nixl_connect/connection.h"
 #include "wire/metadata_encoder.h"
@@ -20,13 +21,30 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// Thread safety: every member may be called from any thread.
 class Progress {
  public:
-  OperationStatus status() const noexcept { return status_.load(std::memory_order_acquire); }
+  OperationStatus status() const noexcept;
   /// Whether the status is one of the last three.
-  bool ended() const noexcept { return status() >= OperationStatus::complete; }
+  bool ended() const noexcept {
+    return status_.load(std::memory_order_acquire) >= OperationStatus::complete;
+  }
   bool reached(Milestone milestone) const noexcept {
     return passed_.load(std::memory_order_acquire) > static_cast<int>(milestone);
   }
   std::optional<Failure> failure() const;
+
+  /// Where a passive operation is seen to be in progress. Before anybody else has this.
+  void watch(const OfferSlot& slot, std::uint32_t generation, std::uint32_t places) noexcept {
+    slot_ = &slot;
+    generation_ = generation;
+    places_ = places;
+  }
+  /// A passive operation's reader has completed, or failed.
+  void reader_ended(bool done);
+  std::uint32_t readers_done() const noexcept { return readers_done_.load(); }
+  std::uint32_t readers_failed() const noexcept { return readers_failed_.load(); }
+  /// As `Connection::wait_for_readers` and `notify_readers`.
+  bool wait_for_readers(std::uint32_t count, std::optional<std::chrono::nanoseconds> timeout);
+  bool notify_readers(std::uint32_t count, std::shared_ptr<CompletionQueue> queue,
+                      std::uint64_t token);
 
   /// A passive operation is registered, and this is its metadata.
   void make_ready(std::string nixl_blob, std::shared_ptr<const MetadataEncoder> encoder);
@@ -53,7 +71,16 @@ class Progress {
     Milestone milestone;
     std::shared_ptr<CompletionQueue> queue;
     std::uint64_t token;
+    /// With the first milestone only: not before so many readers have completed, or the end.
+    std::uint32_t readers = 0;
   };
+  bool have_read(std::uint32_t count) const noexcept {
+    return ended() || readers_done() >= count;
+  }
+  /// Takes the watchers out that this is for, and notifies them and those who wait. Called with
+  /// `lock`, which it gives up.
+  template <typename IsDue>
+  void notify_due(std::unique_lock<std::mutex> lock, IsDue is_due);
 
   /// Passes the milestone and those before it. Called without the lock.
   void pass(Milestone milestone);
@@ -61,6 +88,12 @@ class Progress {
   std::atomic<OperationStatus> status_{OperationStatus::initialized};
   /// How many milestones are passed.
   std::atomic<int> passed_{0};
+
+  std::atomic<std::uint32_t> readers_done_{0};
+  std::atomic<std::uint32_t> readers_failed_{0};
+  const OfferSlot* slot_ = nullptr;
+  std::uint32_t generation_ = 0;
+  std::uint32_t places_ = 0;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -26,6 +26,8 @@ struct Request {
   std::string remote_name;
   /// What a passive operation's metadata names.
   std::vector<RemoteDescriptor> offered;
+  /// For how many readers or writers a passive operation is; `kUnlimited` for any number.
+  std::uint32_t places = 1;
   std::size_t bytes = 0;
   std::optional<std::chrono::nanoseconds> time_limit;
   Clock::time_point began;
@@ -34,6 +36,10 @@ struct Request {
   /// Whether it is registered and begun within microseconds, and no time is spent on moving it.
   bool small = false;
 
+  /// Why it ends when its connector does.
+  Failure closed_failure() const {
+    return {ErrorCode::closed, describe() + ": the connector was closed"};
+  }
   /// "worker-3".
   std::string name() const { return *connector + "-" + std::to_string(number); }
   /// "read from 'peer' ('worker-3')" or "readable operation 'worker-3'".

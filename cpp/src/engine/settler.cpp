@@ -10,6 +10,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 void Settler::settle(const OperationPtr& operation, Outcome outcome) {
   Flight& flight = operation->flight;
   const auto now = Clock::now();
+  if (flight.claim != nullptr) end_claim(*operation, outcome);
   if (outcome.completed) {
     complete(*operation, now);
   } else {
@@ -24,6 +25,7 @@ void Settler::settle(const OperationPtr& operation, Outcome outcome) {
   needs_.deadlines.remove(*operation);
   // Parts count as the operation that they are of.
   if (flight.whole.operation == nullptr) count(*operation, now);
+  if (flight.claim_number != 0) needs_.admission.forget(*operation);
   leases_.insert(leases_.end(), flight.lease.begin(), flight.lease.end());
   flight.detach();
   settled_.push_back(operation);
@@ -49,10 +51,27 @@ void Settler::complete(Operation& operation, Clock::time_point now) {
   operation.progress.finish(OperationStatus::complete);
 }
 
+void Settler::end_claim(Operation& operation, const Outcome& outcome) {
+  Flight& flight = operation.flight;
+  if (outcome.completed) {
+    flight.claim->done();
+  } else {
+    // The owner is told by this, and by nothing else.
+    const auto known = operation.progress.failure();
+    const ErrorCode code = outcome.failure ? outcome.failure->code
+                           : known         ? known->code
+                                           : ErrorCode::cancelled;
+    flight.claim->failed(flight.posted ? ClaimEnd::abandoned : ClaimEnd::unused, to_string(code));
+  }
+}
+
 void Settler::notify_failure(const Operation& operation, Clock::time_point now) {
   const Peer* const peer = operation.flight.peer.get();
   // A part has no key: the notice is of the whole.
-  if (peer == nullptr || peer->broken || operation.request.key.empty()) return;
+  if (peer == nullptr || peer->broken || operation.request.key.empty() ||
+      operation.flight.claim != nullptr) {
+    return;
+  }
   const auto failure = operation.progress.failure();
   needs_.outbox.add_failure(operation.flight.peer, operation.request.key,
                             to_string(failure ? failure->code : ErrorCode::cancelled), now);

@@ -4,6 +4,7 @@
 
 #include "agent/memory_registry.h"
 #include "agent/peer_table.h"
+#include "engine/admission.h"
 #include "engine/agent_lock.h"
 #include "engine/counters.h"
 #include "engine/deadlines.h"
@@ -27,6 +28,7 @@ class Settler {
     PeerTable& peers;
     Outbox& outbox;
     Offers& offers;
+    Admission& admission;
     Deadlines& deadlines;
     Pacer& pacer;
   };
@@ -47,6 +49,8 @@ class Settler {
 
  private:
   void complete(Operation& operation, Clock::time_point now);
+  /// Before anybody is notified: what they do then may need the place.
+  static void end_claim(Operation& operation, const Outcome& outcome);
   /// Nothing gets through to a peer that is broken.
   void notify_failure(const Operation& operation, Clock::time_point now);
   void count(const Operation& operation, Clock::time_point now) noexcept;

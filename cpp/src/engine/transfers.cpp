@@ -28,6 +28,7 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
     if (code == ErrorCode::backend) advice = cuda_registration_advice(flight.local_regions);
     return Outcome::not_posted({code, request.describe() + ": " + what + error.what() + advice});
   }
+  flight.posted = true;
   try {
     if (flight.transfer->post()) return Outcome::complete();
   } catch (const AgentError& error) {

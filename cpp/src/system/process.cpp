@@ -1,10 +1,15 @@
 #include "system/process.h"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
+#include <cstdio>
+#include <string_view>
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -16,6 +21,22 @@ std::atomic<pid_t> known{0};
 [[maybe_unused]] const int registered =
     ::pthread_atfork(nullptr, nullptr, [] { known.store(0, std::memory_order_relaxed); });
 
+/// The first bytes of a small file; none when it cannot be read.
+template <std::size_t size>
+std::string_view read_file(const char* path, std::array<char, size>& buffer) noexcept {
+  const int file = ::open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return {};
+  const ssize_t n = ::read(file, buffer.data(), buffer.size());
+  ::close(file);
+  return {buffer.data(), n > 0 ? static_cast<std::size_t>(n) : 0};
+}
+
+/// FNV-1a.
+std::uint32_t digest(std::string_view bytes, std::uint32_t sum = 2166136261u) noexcept {
+  for (const char byte : bytes) sum = (sum ^ static_cast<unsigned char>(byte)) * 16777619u;
+  return sum;
+}
+
 }  // namespace
 
 pid_t this_process() noexcept {
@@ -25,6 +46,40 @@ pid_t this_process() noexcept {
     known.store(process, std::memory_order_relaxed);
   }
   return process;
+}
+
+std::uint32_t process_start(pid_t process) noexcept {
+  std::array<char, 32> path;
+  std::snprintf(path.data(), path.size(), "/proc/%d/stat", static_cast<int>(process));
+  std::array<char, 1024> buffer;
+  std::string_view stat = read_file(path.data(), buffer);
+  // The name, in parentheses, may hold anything; the third field is the state, the 22nd the start.
+  const auto name_ends = stat.rfind(')');
+  if (name_ends == stat.npos) return 0;
+  stat.remove_prefix(name_ends + 1);
+  constexpr int kFieldsBetween = 20;
+  for (int i = 0; i < kFieldsBetween; ++i) {
+    const auto space = stat.find(' ');
+    if (space == stat.npos) return 0;
+    // A zombie uses no memory any more.
+    if (i == 1 && (stat.front() == 'Z' || stat.front() == 'X')) return 0;
+    stat.remove_prefix(space + 1);
+  }
+  const std::uint32_t sum = digest(stat.substr(0, stat.find(' ')));
+  return sum == 0 ? 1 : sum;
+}
+
+std::uint32_t process_space() noexcept {
+  static const std::uint32_t space = [] {
+    std::array<char, 64> buffer;
+    std::uint32_t sum = digest(read_file("/proc/sys/kernel/random/boot_id", buffer));
+    struct ::stat numbers {};
+    if (::stat("/proc/self/ns/pid", &numbers) == 0) {
+      sum = digest({reinterpret_cast<const char*>(&numbers.st_ino), sizeof numbers.st_ino}, sum);
+    }
+    return sum;
+  }();
+  return space;
 }
 
 void stay_loaded() noexcept {

@@ -2,12 +2,22 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
+
 #include "nixl_connect/api.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 /// As `getpid`, which is a system call, at the cost of a load. Thread safe, also after a `fork`.
 pid_t this_process() noexcept;
+
+/// Which process that is, among all that have had its number: a digest of when it began. Zero when
+/// there is no such process, or none that may be seen. Thread safe.
+std::uint32_t process_start(pid_t process) noexcept;
+
+/// A digest of this machine, as it is since it booted, and of the numbers that processes have here:
+/// where it is the same, a number means the same process. Thread safe.
+std::uint32_t process_space() noexcept;
 
 /// From now on nobody unloads this code, as part of a plug-in or by itself. Thread safe.
 void stay_loaded() noexcept;

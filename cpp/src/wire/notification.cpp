@@ -15,9 +15,17 @@ namespace {
 
 constexpr std::size_t kBytes = 16;
 constexpr char kDelayMark = '~';
+constexpr std::string_view kPrefix = "nixl_connect/";
 constexpr std::string_view kFailurePrefix = "nixl_connect/failed/";
 constexpr std::string_view kSuccessPrefix = "nixl_connect/ended/";
+constexpr std::string_view kClaimPrefix = "nixl_connect/claim/";
+constexpr std::string_view kAnswerPrefix = "nixl_connect/answer/";
+constexpr std::string_view kAlivePrefix = "nixl_connect/alive/";
+constexpr std::string_view kGranted = "granted";
+constexpr std::string_view kRefused = "refused";
 constexpr char kSeparator = ',';
+constexpr char kNumberEnd = ':';
+constexpr char kListEnd = '\n';
 
 /// Thread safe, at the cost of a system call for every so many keys.
 std::string random_digits() {
@@ -59,7 +67,8 @@ std::chrono::microseconds notice_delay_of(std::string_view key) {
   const std::string_view rest = key.substr(kDigits + 1);
   std::uint32_t count = 0;
   const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), count);
-  if (error != std::errc{} || (end != rest.data() + rest.size() && *end != '.')) return {};
+  const bool is_whole = end == rest.data() + rest.size() || *end == '.' || *end == '@';
+  if (error != std::errc{} || !is_whole) return {};
   return std::min(std::chrono::microseconds(count), kLongestNoticeDelay);
 }
 
@@ -77,27 +86,91 @@ std::string failure_notice(std::string_view key, std::string_view reason) {
   return std::string(kFailurePrefix).append(reason).append("/").append(key);
 }
 
+std::string claim_message(const std::vector<std::pair<std::uint64_t, std::string>>& claims,
+                          std::string_view connection_information) {
+  std::string message(kClaimPrefix);
+  for (const auto& [number, key] : claims) {
+    message.append(std::to_string(number)).append(1, kNumberEnd).append(key).append(1, kSeparator);
+  }
+  message.back() = kListEnd;
+  return message.append(connection_information);
+}
+
+std::string answer_message(const std::vector<std::pair<std::uint64_t, bool>>& answers) {
+  std::string message(kAnswerPrefix);
+  for (const auto& [number, granted] : answers) {
+    message.append(std::to_string(number)).append(1, kNumberEnd);
+    message.append(granted ? kGranted : kRefused).append(1, kSeparator);
+  }
+  message.pop_back();
+  return message;
+}
+
+std::string alive_message(const std::vector<std::uint64_t>& numbers) {
+  std::string message(kAlivePrefix);
+  for (const std::uint64_t number : numbers) {
+    message.append(std::to_string(number)).append(1, kSeparator);
+  }
+  message.pop_back();
+  return message;
+}
+
+namespace {
+
+template <typename Visit>
+void for_each_of(std::string_view list, Visit visit) {
+  while (!list.empty()) {
+    const std::size_t end = std::min(list.find(kSeparator), list.size());
+    visit(list.substr(0, end));
+    list.remove_prefix(std::min(end + 1, list.size()));
+  }
+}
+
+/// The number that an entry begins with, and what follows.
+std::pair<std::uint64_t, std::string_view> numbered(std::string_view entry) {
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(entry.data(), entry.data() + entry.size(), number);
+  static_cast<void>(error);
+  const std::string_view rest = entry.substr(static_cast<std::size_t>(end - entry.data()));
+  return {number, rest.substr(std::min<std::size_t>(1, rest.size()))};
+}
+
+}  // namespace
+
 Notice Notice::read(std::string_view message) {
   Notice notice;
-  if (message.starts_with(kSuccessPrefix)) {
-    std::string_view keys = message.substr(kSuccessPrefix.size());
-    while (!keys.empty()) {
-      const std::size_t comma = std::min(keys.find(kSeparator), keys.size());
-      notice.keys.push_back(keys.substr(0, comma));
-      keys.remove_prefix(std::min(comma + 1, keys.size()));
-    }
-    return notice;
+  const auto is = [&](std::string_view prefix, Kind kind) {
+    if (!message.starts_with(prefix)) return false;
+    notice.kind = kind;
+    message.remove_prefix(prefix.size());
+    return true;
+  };
+  if (!message.starts_with(kPrefix)) {
+    notice.keys.push_back(message);
+  } else if (is(kSuccessPrefix, Kind::ended)) {
+    for_each_of(message, [&](std::string_view key) { notice.keys.push_back(key); });
+  } else if (is(kClaimPrefix, Kind::claim)) {
+    const std::size_t end = std::min(message.find(kListEnd), message.size());
+    notice.connection_information = message.substr(std::min(end + 1, message.size()));
+    for_each_of(message.substr(0, end), [&](std::string_view entry) {
+      const auto [number, key] = numbered(entry);
+      notice.claims.push_back({number, key});
+    });
+  } else if (is(kAnswerPrefix, Kind::answer)) {
+    for_each_of(message, [&](std::string_view entry) {
+      const auto [number, word] = numbered(entry);
+      notice.answers.emplace_back(number, word == kGranted);
+    });
+  } else if (is(kAlivePrefix, Kind::alive)) {
+    for_each_of(message,
+                [&](std::string_view entry) { notice.numbers.push_back(numbered(entry).first); });
+  } else if (const auto slash = message.find('/', kFailurePrefix.size());
+             slash != message.npos && is(kFailurePrefix, Kind::failed)) {
+    notice.reason = message.substr(0, slash - kFailurePrefix.size());
+    notice.keys.push_back(message.substr(notice.reason.size() + 1));
+  } else {
+    notice.keys.push_back(message);
   }
-  if (message.starts_with(kFailurePrefix)) {
-    const std::string_view rest = message.substr(kFailurePrefix.size());
-    if (const std::size_t slash = rest.find('/'); slash != rest.npos) {
-      notice.failed = true;
-      notice.reason = rest.substr(0, slash);
-      notice.keys.push_back(rest.substr(slash + 1));
-      return notice;
-    }
-  }
-  notice.keys.push_back(message);
   return notice;
 }
 

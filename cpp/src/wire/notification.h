@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "nixl_connect/api.h"
@@ -34,15 +36,38 @@ std::string success_notice(const std::vector<std::string>& keys);
 /// that matches nothing.
 std::string failure_notice(std::string_view key, std::string_view reason);
 
-/// A notification, read.
-struct Notice {
-  /// The operations that it is about.
-  std::vector<std::string_view> keys;
-  /// Whether they have failed, and the peer's word for why.
-  bool failed = false;
-  std::string_view reason;
+/// Asks the owner for places, where its table cannot be reached: each with a number of the asker's
+/// own, by which the answer names it; and where to answer to, the asker's connection information.
+struct ClaimRequest {
+  std::uint64_t number = 0;
+  std::string_view key;
+};
+std::string claim_message(const std::vector<std::pair<std::uint64_t, std::string>>& claims,
+                          std::string_view connection_information);
+/// The owner's answers, each by the asker's number.
+std::string answer_message(const std::vector<std::pair<std::uint64_t, bool>>& answers);
+/// Those that were granted, and whose transfers go on.
+std::string alive_message(const std::vector<std::uint64_t>& numbers);
 
-  /// Anything is a notice: what has none of the forms above is a key. The views are of `message`.
+/// A notification, read. The views are of the message.
+struct Notice {
+  enum class Kind : std::uint8_t {
+    ended,   ///< `keys` have been read or written.
+    failed,  ///< The one of `keys` has not, for the reason.
+    claim,   ///< `claims`, and where to answer to.
+    answer,  ///< `answers`.
+    alive,   ///< `numbers`.
+  };
+  Kind kind = Kind::ended;
+  std::vector<std::string_view> keys;
+  /// The peer's word.
+  std::string_view reason;
+  std::vector<ClaimRequest> claims;
+  std::string_view connection_information;
+  std::vector<std::pair<std::uint64_t, bool>> answers;
+  std::vector<std::uint64_t> numbers;
+
+  /// Anything is a notice: what has none of the other forms is a key.
   static Notice read(std::string_view message);
 };
 

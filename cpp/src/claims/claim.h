@@ -1,0 +1,73 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string_view>
+#include <tuple>
+
+#include "claims/offer_table.h"
+#include "system/process_watch.h"
+#include "system/shared_memory.h"
+#include "wire/offer_location.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// Another process's table, or this one's own, as a claimant reaches it.
+struct MappedTable {
+  SharedMemory memory;
+  ProcessWatch owner;
+  std::chrono::steady_clock::time_point next_look{};
+
+  OfferTable& table() const noexcept { return *static_cast<OfferTable*>(memory.get()); }
+};
+
+/// A claim on an offer of a process of this machine, while its transfer may be under way.
+///
+/// Thread safety: none.
+class Claim {
+ public:
+  Claim(std::shared_ptr<MappedTable> table, OfferSlot& slot, std::size_t place) noexcept
+      : table_(std::move(table)), slot_(slot), place_(place) {}
+  Claim(const Claim&) = delete;
+  Claim& operator=(const Claim&) = delete;
+  /// Without a word from the claimant: bytes may be under way.
+  ~Claim() { failed(ClaimEnd::abandoned, "abandoned"); }
+
+  /// The transfer has completed.
+  void done() noexcept;
+  /// It has truly stopped, or has never begun, for this reason.
+  void failed(ClaimEnd end, std::string_view reason) noexcept;
+
+ private:
+  std::shared_ptr<MappedTable> table_;
+  OfferSlot& slot_;
+  const std::size_t place_;
+};
+
+/// Claims offers where their owners' tables can be reached.
+///
+/// Thread safety: none.
+class Claims {
+ public:
+  enum class Answer : std::uint8_t {
+    granted,
+    refused,    ///< The offer is closed, or its places are taken.
+    busy,       ///< Too many are at it at this moment.
+    gone,       ///< The owner's process was of this machine, and has ended.
+    elsewhere,  ///< The table cannot be reached from here.
+  };
+  Answer claim(const OfferLocation& location, std::unique_ptr<Claim>& claim);
+
+ private:
+  using Key = std::tuple<std::int32_t, std::int32_t, std::uint64_t>;
+
+  /// Null, with the reason in `answer`, when it is not there.
+  std::shared_ptr<MappedTable> find(const OfferLocation& location, Answer& answer);
+  static bool has_ended(MappedTable& table) noexcept;
+
+  std::map<Key, std::shared_ptr<MappedTable>> known_;
+};
+
+NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,160 @@
+#include "engine/admission.h"
+
+#include <algorithm>
+#include <string>
+
+#include "nixl_connect/error.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+/// How often an owner hears that a transfer goes on for which it has granted a place.
+constexpr std::chrono::seconds kAlivePause{1};
+
+Failure closed_offer(const Operation& operation) {
+  return {ErrorCode::offer_closed,
+          operation.request.describe() +
+              ": the offer is closed: it was used already by as many as it was made for, was "
+              "withdrawn, or its deadline has passed"};
+}
+
+}  // namespace
+
+std::optional<Failure> Admission::ask(const OperationPtr& operation) {
+  Flight& flight = operation->flight;
+  const auto location = OfferLocation::of_key(operation->request.key);
+  // A part has no key, and is let in with its whole; an owner without a table is not ours.
+  flight.admitted = true;
+  if (!location) return std::nullopt;
+  switch (claims_.claim(*location, flight.claim)) {
+    case Claims::Answer::granted: return std::nullopt;
+    case Claims::Answer::refused: return closed_offer(*operation);
+    case Claims::Answer::gone: return gone(*operation);
+    case Claims::Answer::busy:
+      flight.admitted = false;
+      flight.phase = Phase::claiming;
+      busy_.push_back(operation);
+      return std::nullopt;
+    case Claims::Answer::elsewhere: break;
+  }
+  // What has ended has nothing to claim: the owner is told.
+  if (operation->progress.ended()) return std::nullopt;
+  return ask_by_message(operation, location->places == 1 || location->places == kUnlimited);
+}
+
+Failure Admission::gone(const Operation& operation) const {
+  const bool reached = peers_.was_reached(operation.flight.remote);
+  return {reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
+          operation.request.describe() + ": the peer " +
+              (reached ? "has disconnected" : "could not be reached") +
+              ": its process has ended"};
+}
+
+std::optional<Failure> Admission::ask_by_message(const OperationPtr& operation,
+                                                 bool key_enforces) {
+  Flight& flight = operation->flight;
+  try {
+    flight.peer = peers_.admit(flight.remote);
+  } catch (const AgentError& error) {
+    return Failure{ErrorCode::peer_unreachable, operation->request.describe() +
+                                                    ": NIXL refused the peer's metadata: " +
+                                                    error.what()};
+  }
+  if (key_enforces && flight.peer->keys_differ) return std::nullopt;
+  flight.admitted = false;
+  flight.phase = Phase::claiming;
+  flight.claim_number = ++last_number_;
+  asked_.emplace(flight.claim_number, operation);
+  unsent_.push_back(operation);
+  return std::nullopt;
+}
+
+void Admission::send(std::string_view connection_information, Clock::time_point now) {
+  while (!unsent_.empty()) {
+    const auto peer = unsent_.front()->flight.peer;
+    std::vector<std::pair<std::uint64_t, std::string>> claims;
+    std::erase_if(unsent_, [&](const OperationPtr& operation) {
+      if (operation->flight.peer != peer) return false;
+      if (asked_.contains(operation->flight.claim_number)) {
+        claims.emplace_back(operation->flight.claim_number, operation->request.key);
+      }
+      return true;
+    });
+    if (!claims.empty()) {
+      outbox_.add_message(peer, claim_message(claims, connection_information), now);
+    }
+  }
+}
+
+void Admission::take(std::string_view sender, const Notice& notice) {
+  for (const auto& [number, granted] : notice.answers) {
+    const auto it = asked_.find(number);
+    if (it == asked_.end()) continue;
+    const OperationPtr operation = std::move(it->second);
+    asked_.erase(it);
+    const std::string& expected = operation->flight.peer->name;
+    if (sender != expected) {
+      operation->fail({ErrorCode::peer_unreachable,
+                       operation->request.describe() + ": another agent, '" +
+                           std::string(sender) + "', answers at the address of '" + expected +
+                           "'"});
+    } else if (!granted) {
+      operation->fail(closed_offer(*operation));
+    } else {
+      operation->flight.admitted = true;
+      granted_.emplace(number, Granted{operation->flight.peer, Clock::now()});
+    }
+    // One that is refused has nothing to tell.
+    if (!operation->flight.admitted) operation->flight.peer.reset();
+    answered_.push_back(operation);
+  }
+}
+
+void Admission::reply(const Notice& notice,
+                      const std::vector<std::pair<std::uint64_t, bool>>& answers,
+                      Clock::time_point now) {
+  auto blob = Blob::parse(std::string(notice.connection_information));
+  const RemoteOffer claimant = RemoteOffer::resolve(std::move(blob), peers_.backend(), {});
+  outbox_.add_message(peers_.admit(claimant), answer_message(answers), now);
+}
+
+void Admission::poll(Clock::time_point now, std::vector<OperationPtr>& passed) {
+  const auto pass = [&](const OperationPtr& operation) {
+    operation->flight.phase = Phase::fresh;
+    passed.push_back(operation);
+  };
+  for (const OperationPtr& operation : answered_) pass(operation);
+  answered_.clear();
+  std::erase_if(asked_, [&](const auto& entry) {
+    const OperationPtr& operation = entry.second;
+    if (!operation->progress.ended()) return false;
+    // The owner may grant it yet.
+    operation->flight.admitted = true;
+    pass(operation);
+    return true;
+  });
+  std::vector<OperationPtr> busy;
+  busy.swap(busy_);
+  for (const OperationPtr& operation : busy) {
+    if (auto failure = ask(operation)) operation->fail(std::move(*failure));
+    if (operation->flight.phase != Phase::claiming || operation->progress.ended()) pass(operation);
+  }
+  std::erase_if(busy_, [](const OperationPtr& operation) { return operation->progress.ended(); });
+  if (!granted_.empty() && now >= next_alive_) say_alive(now);
+}
+
+void Admission::say_alive(Clock::time_point now) {
+  next_alive_ = now + kAlivePause;
+  std::unordered_map<std::shared_ptr<Peer>, std::vector<std::uint64_t>> by_peer;
+  for (auto& [number, granted] : granted_) {
+    if (now - granted.said_alive < kAlivePause) continue;
+    granted.said_alive = now;
+    by_peer[granted.peer].push_back(number);
+  }
+  for (const auto& [peer, numbers] : by_peer) {
+    outbox_.add_message(peer, alive_message(numbers), now);
+  }
+}
+
+NIXL_CONNECT_NAMESPACE_END

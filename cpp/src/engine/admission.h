@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "agent/peer_table.h"
+#include "claims/claim.h"
+#include "engine/operation.h"
+#include "engine/outbox.h"
+#include "wire/notification.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// Claims a place of the peer's offer for each active operation, before it may begin: in the owner's
+/// table, where that can be reached; by messages elsewhere. Owners that know nothing of claims are
+/// not asked, and neither is one whose remote key enforces the offer (RDMA), if it is for one reader
+/// or any number.
+///
+/// Thread safety: for whoever has the agent lock.
+class Admission {
+ public:
+  Admission(PeerTable& peers, Outbox& outbox) : peers_(peers), outbox_(outbox) {}
+
+  /// Returns why the operation may not begin. It may when it is `admitted` now; else its phase is
+  /// `claiming`, and `poll` gives it back.
+  std::optional<Failure> ask(const OperationPtr& operation);
+  /// Appends the operations that wait no more: those that are admitted, and those that have ended.
+  void poll(Clock::time_point now, std::vector<OperationPtr>& passed);
+  /// The owner's answers.
+  void take(std::string_view sender, const Notice& notice);
+  /// Answers a peer's claims. Throws what cannot be read, or reached.
+  void reply(const Notice& notice, const std::vector<std::pair<std::uint64_t, bool>>& answers,
+             Clock::time_point now);
+  /// Sends the claims that wait for others.
+  void send(std::string_view connection_information, Clock::time_point now);
+  /// The operation has come to its end.
+  void forget(const Operation& operation) { granted_.erase(operation.flight.claim_number); }
+
+  bool empty() const noexcept { return asked_.empty() && busy_.empty(); }
+  std::size_t size() const noexcept { return asked_.size() + busy_.size(); }
+
+  template <typename Visit>
+  void for_each(Visit visit) const {
+    for (const auto& [number, operation] : asked_) visit(operation);
+    for (const OperationPtr& operation : busy_) visit(operation);
+    for (const OperationPtr& operation : answered_) visit(operation);
+  }
+
+ private:
+  struct Granted {
+    std::shared_ptr<Peer> peer;
+    Clock::time_point said_alive;
+  };
+
+  std::optional<Failure> ask_by_message(const OperationPtr& operation, bool any_number);
+  Failure gone(const Operation& operation) const;
+  void say_alive(Clock::time_point now);
+
+  PeerTable& peers_;
+  Outbox& outbox_;
+  Claims claims_;
+  std::uint64_t last_number_ = 0;
+  /// By the claim's number.
+  std::unordered_map<std::uint64_t, OperationPtr> asked_;
+  std::vector<OperationPtr> unsent_;
+  /// Granted or refused since the last poll.
+  std::vector<OperationPtr> answered_;
+  /// Whose owners' slots were full of claimants.
+  std::vector<OperationPtr> busy_;
+  std::unordered_map<std::uint64_t, Granted> granted_;
+  Clock::time_point next_alive_{};
+};
+
+NIXL_CONNECT_NAMESPACE_END
