@@ -62,7 +62,7 @@ class FakeTest : public ::testing::Test {
     const Buffer target(1000);
     const auto offer = left->create_readable({source.descriptor()});
     const auto read = right->begin_read(offer.metadata(), {target.descriptor()});
-    EXPECT_EQ(end_of(read), "complete");
+    EXPECT_EQ(end_of(read), "complete") << read.failure().value_or(Failure{}).message;
     EXPECT_EQ(end_of(offer), "complete");
     EXPECT_TRUE(source == target);
   }

@@ -168,6 +168,27 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   }
 }
 
+std::shared_ptr<Peer> PeerTable::admit_alone(const RemoteOffer& offer,
+                                             std::shared_ptr<Peer> endpoint) {
+  if (endpoint != nullptr && !endpoint->broken) {
+    std::vector<Blob::Element> missing;
+    const bool has_more_keys = !has_one_key_at_each_place(offer) && !endpoint->keys_differ;
+    if (!has_more_keys && fits(*endpoint, offer, missing)) {
+      if (!missing.empty()) load(*endpoint, missing);
+      return endpoint;
+    }
+  }
+  return load_new(offer, !has_one_key_at_each_place(offer));
+}
+
+void PeerTable::adopt(std::shared_ptr<Peer> endpoint) {
+  if (endpoint->broken) return;
+  endpoint->used = ++uses_;
+  const Id id = IdView(endpoint->name, endpoint->address).copy();
+  if (!current_.contains(id)) make_room();
+  current_.try_emplace(id, std::move(endpoint));
+}
+
 std::shared_ptr<Peer> PeerTable::load_new(const RemoteOffer& offer, bool keys_differ) {
   const std::string name(offer.blob->agent());
   auto peer = std::make_shared<Peer>(agent_, name, name + "#" + std::to_string(++loadings_), false);

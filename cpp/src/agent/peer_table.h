@@ -118,6 +118,11 @@ class PeerTable {
   /// moment ago.
   std::shared_ptr<Peer> admit(const RemoteOffer& offer);
 
+  /// The same by an endpoint that nobody else uses: this one, if it fits, or a new one.
+  std::shared_ptr<Peer> admit_alone(const RemoteOffer& offer, std::shared_ptr<Peer> endpoint);
+  /// Others may use it from now on, if they have no better one.
+  void adopt(std::shared_ptr<Peer> endpoint);
+
   /// Whether notifications can be sent to the peer without its transfers' endpoint.
   static bool has_notice_endpoint(const Peer& peer) noexcept {
     return peer.notice_endpoint != nullptr && peer.notice_endpoint->proven;

@@ -16,6 +16,10 @@ constexpr std::chrono::milliseconds kLookPause{1};
 
 }  // namespace
 
+bool Claim::stands() const noexcept {
+  return table_ != nullptr && slot_.is_open(generation_) && !table_->owner.ended();
+}
+
 void Claim::done() noexcept {
   if (table_ == nullptr) return;
   slot_.end_done(place_);
@@ -41,7 +45,7 @@ Claims::Answer Claims::claim(const OfferLocation& location, std::unique_ptr<Clai
     case OfferSlot::Claimed::busy: return Answer::busy;
     case OfferSlot::Claimed::granted: break;
   }
-  claim = std::make_unique<Claim>(std::move(mapped), slot, place);
+  claim = std::make_unique<Claim>(std::move(mapped), location, place);
   return Answer::granted;
 }
 

@@ -28,13 +28,21 @@ struct MappedTable {
 /// Thread safety: none.
 class Claim {
  public:
-  Claim(std::shared_ptr<MappedTable> table, OfferSlot& slot, std::size_t place) noexcept
-      : table_(std::move(table)), slot_(slot), place_(place) {}
+  Claim(std::shared_ptr<MappedTable> table, const OfferLocation& location,
+        std::size_t place) noexcept
+      : table_(std::move(table)),
+        slot_(table_->table().slots[location.slot]),
+        generation_(location.generation),
+        place_(place) {}
   Claim(const Claim&) = delete;
   Claim& operator=(const Claim&) = delete;
   /// Without a word from the claimant: bytes may be under way.
   ~Claim() { failed(ClaimEnd::abandoned, "abandoned"); }
 
+  /// The owner's process.
+  pid_t owner() const noexcept { return table_ == nullptr ? 0 : table_->owner.process(); }
+  /// Whether the owner lives, and has not withdrawn its offer.
+  bool stands() const noexcept;
   /// The transfer has completed.
   void done() noexcept;
   /// It has truly stopped, or has never begun, for this reason.
@@ -43,6 +51,7 @@ class Claim {
  private:
   std::shared_ptr<MappedTable> table_;
   OfferSlot& slot_;
+  const std::uint32_t generation_;
   const std::size_t place_;
 };
 

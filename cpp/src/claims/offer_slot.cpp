@@ -62,6 +62,11 @@ void OfferSlot::open(std::uint32_t generation, std::uint32_t places) noexcept {
   state_.store(std::uint64_t{generation} << kGenerationShift | kOpen | places);
 }
 
+bool OfferSlot::is_open(std::uint32_t generation) const noexcept {
+  const std::uint64_t state = state_.load();
+  return state >> kGenerationShift == generation && (state & kOpen) != 0;
+}
+
 bool OfferSlot::has_begun(std::uint32_t generation, std::uint32_t places) const noexcept {
   const std::uint64_t state = state_.load(std::memory_order_acquire);
   if (state >> kGenerationShift != generation) return false;

@@ -44,7 +44,9 @@ class OfferSlot {
   /// So many may be at one offer at the same time; others wait.
   static constexpr std::size_t kClaims = 14;
 
-  /// Whether somebody has begun with the offer of this generation, which was for so many.
+  /// Whether the offer of this generation is open.
+  bool is_open(std::uint32_t generation) const noexcept;
+  /// Whether somebody has begun with it, when it was for so many.
   bool has_begun(std::uint32_t generation, std::uint32_t places) const noexcept;
 
   // The owner's.

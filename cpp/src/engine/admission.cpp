@@ -1,9 +1,11 @@
 #include "engine/admission.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
 
 #include "nixl_connect/error.h"
+#include "system/mapped_memory.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -19,7 +21,21 @@ Failure closed_offer(const Operation& operation) {
               "withdrawn, or its deadline has passed"};
 }
 
+Failure unmapped_address(const Operation& operation) {
+  return {ErrorCode::backend,
+          operation.request.describe() + ": an address of the peer's memory is not mapped any more"};
+}
+
+bool all_mapped(const std::vector<Region>& regions, pid_t process) {
+  return std::all_of(regions.begin(), regions.end(), [&](const Region& region) {
+    return region.type != kDram || is_mapped_in(process, region.address, region.size);
+  });
+}
+
 }  // namespace
+
+Admission::Admission(PeerTable& peers, Outbox& outbox)
+    : peers_(peers), outbox_(outbox), checks_addresses_(std::getenv("UCX_TLS") != nullptr) {}
 
 std::optional<Failure> Admission::ask(const OperationPtr& operation) {
   Flight& flight = operation->flight;
@@ -28,7 +44,11 @@ std::optional<Failure> Admission::ask(const OperationPtr& operation) {
   flight.admitted = true;
   if (!location) return std::nullopt;
   switch (claims_.claim(*location, flight.claim)) {
-    case Claims::Answer::granted: return std::nullopt;
+    case Claims::Answer::granted:
+      if (checks_addresses_ && !all_mapped(flight.remote.regions, location->process)) {
+        return unmapped_address(*operation);
+      }
+      return std::nullopt;
     case Claims::Answer::refused: return closed_offer(*operation);
     case Claims::Answer::gone: return gone(*operation);
     case Claims::Answer::busy:
@@ -88,7 +108,7 @@ void Admission::send(std::string_view connection_information, Clock::time_point 
 }
 
 void Admission::take(std::string_view sender, const Notice& notice) {
-  for (const auto& [number, granted] : notice.answers) {
+  for (const auto& [number, answer] : notice.answers) {
     const auto it = asked_.find(number);
     if (it == asked_.end()) continue;
     const OperationPtr operation = std::move(it->second);
@@ -99,8 +119,10 @@ void Admission::take(std::string_view sender, const Notice& notice) {
                        operation->request.describe() + ": another agent, '" +
                            std::string(sender) + "', answers at the address of '" + expected +
                            "'"});
-    } else if (!granted) {
+    } else if (answer == ClaimAnswer::closed) {
       operation->fail(closed_offer(*operation));
+    } else if (answer == ClaimAnswer::unmapped) {
+      operation->fail(unmapped_address(*operation));
     } else {
       operation->flight.admitted = true;
       granted_.emplace(number, Granted{operation->flight.peer, Clock::now()});
@@ -112,7 +134,7 @@ void Admission::take(std::string_view sender, const Notice& notice) {
 }
 
 void Admission::reply(const Notice& notice,
-                      const std::vector<std::pair<std::uint64_t, bool>>& answers,
+                      const ClaimAnswers& answers,
                       Clock::time_point now) {
   auto blob = Blob::parse(std::string(notice.connection_information));
   const RemoteOffer claimant = RemoteOffer::resolve(std::move(blob), peers_.backend(), {});

@@ -25,7 +25,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// Thread safety: for whoever has the agent lock.
 class Admission {
  public:
-  Admission(PeerTable& peers, Outbox& outbox) : peers_(peers), outbox_(outbox) {}
+  Admission(PeerTable& peers, Outbox& outbox);
 
   /// Returns why the operation may not begin. It may when it is `admitted` now; else its phase is
   /// `claiming`, and `poll` gives it back.
@@ -35,7 +35,7 @@ class Admission {
   /// The owner's answers.
   void take(std::string_view sender, const Notice& notice);
   /// Answers a peer's claims. Throws what cannot be read, or reached.
-  void reply(const Notice& notice, const std::vector<std::pair<std::uint64_t, bool>>& answers,
+  void reply(const Notice& notice, const ClaimAnswers& answers,
              Clock::time_point now);
   /// Sends the claims that wait for others.
   void send(std::string_view connection_information, Clock::time_point now);
@@ -64,6 +64,9 @@ class Admission {
 
   PeerTable& peers_;
   Outbox& outbox_;
+  /// Whether a peer of this host may be reached by TCP, where a bad address would be its death: it is
+  /// not, unless `UCX_TLS` says so, as where its table can be reached its memory can.
+  const bool checks_addresses_;
   Claims claims_;
   std::uint64_t last_number_ = 0;
   /// By the claim's number.

@@ -19,6 +19,7 @@ EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<E
       offers_(agent_, registry_, state.options.foreign_peers, state.options.max_linger_bytes),
       admission_(peers_, outbox_),
       transfers_(agent_, registry_, peers_, offers_),
+      retries_(peers_, registry_),
       pacer_(state.options.spin, state.options.max_pause, Clock::now()),
       settler_({state.counters, registry_, peers_, outbox_, offers_, admission_, deadlines_,
                pacer_}) {}
@@ -237,6 +238,7 @@ bool EngineLoop::poll_fences(Clock::time_point until) {
 bool EngineLoop::poll_claims(Clock::time_point now) {
   admission_.send(offers_.connection_information(), now);
   admission_.poll(now, work_.operations);
+  retries_.poll(work_.operations);
   for (const OperationPtr& operation : work_.operations) advance(operation);
   const bool worked = !work_.operations.empty();
   work_.operations.clear();
@@ -347,11 +349,13 @@ Load EngineLoop::publish_load(Clock::time_point now) noexcept {
 
 bool EngineLoop::pending(Clock::time_point now) const noexcept {
   return !offers_.empty() || !transfers_.in_flight().empty() || !fences_.empty() ||
-         !outbox_.empty() || !admission_.empty() || now < outbox_.flush_until();
+         !outbox_.empty() || !admission_.empty() || !retries_.empty() || now < outbox_.flush_until();
 }
 
 void EngineLoop::settle(const OperationPtr& operation, Outcome outcome) {
+  if (outcome.peer_broken && !outcome.at_fault && !closing_ && retries_.take(operation)) return;
   settler_.settle(operation, std::move(outcome));
+  if (operation->flight.retried) retries_.ended(*operation);
   Flight::Whole& whole = operation->flight.whole;
   if (whole.operation != nullptr && whole.engine == nullptr) {
     part_ended(std::exchange(whole, {}).operation, operation->progress.failure());

@@ -16,6 +16,7 @@
 #include "engine/outbox.h"
 #include "engine/pacer.h"
 #include "engine/parts.h"
+#include "engine/retries.h"
 #include "engine/settler.h"
 #include "engine/transfers.h"
 
@@ -109,6 +110,7 @@ class EngineLoop {
   Offers offers_;
   Admission admission_;
   Transfers transfers_;
+  Retries retries_;
   Fences fences_;
   Parts parts_;
   Deadlines deadlines_;
@@ -123,7 +125,7 @@ class EngineLoop {
     std::size_t executed = 0;
     std::vector<std::pair<std::string, std::string>> messages;
     std::vector<Event> events;
-    std::vector<std::pair<std::uint64_t, bool>> answers;
+    ClaimAnswers answers;
     std::vector<OperationPtr> operations;
   };
   Work work_;

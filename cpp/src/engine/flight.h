@@ -20,7 +20,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 enum class Phase : std::uint8_t {
   fresh,      ///< Nothing has been done for it.
   fenced,     ///< Waits for its fences.
-  claiming,   ///< Active: waits until the owner lets it begin.
+  claiming,   ///< Active: waits until the owner lets it begin, or to be begun again.
   offered,    ///< Passive: registered, and a peer may act.
   lingering,  ///< Passive: withdrawn, but a peer may still be at its memory.
   split,      ///< Its parts are under way.
@@ -79,6 +79,8 @@ struct Flight {
   std::optional<Transfer> transfer;
   /// Whether it has been posted: bytes may be under way.
   bool posted = false;
+  /// Whether its endpoint has broken once: its peer is then the one of its second try.
+  bool retried = false;
   /// Whether the engine notifies the peer of the completion, and not NIXL with the transfer.
   bool engine_notifies = false;
   std::optional<Deadlines::Entries::iterator> deadline;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "system/mapped_memory.h"
 #include "wire/coverage.h"
 #include "wire/notification.h"
 
@@ -19,6 +20,14 @@ constexpr int kReviewFraction = 10;
 constexpr std::chrono::milliseconds kThoroughReviewPause{100};
 /// One to whom a place was granted says once a second that its transfer goes on.
 constexpr std::chrono::seconds kLongestSilence{10};
+
+/// The host's memory may have been unmapped under an offer; over TCP this process itself would touch
+/// it then.
+bool all_mapped(const std::vector<Region>& regions) {
+  return std::all_of(regions.begin(), regions.end(), [](const Region& region) {
+    return region.type != kDram || is_mapped(region.address, region.size);
+  });
+}
 
 /// What peers write, made fit to be shown.
 std::string printable(std::string_view text) {
@@ -191,17 +200,21 @@ void Offers::conclude(const OperationPtr& operation, Clock::time_point now,
 }
 
 void Offers::answer(std::string_view sender, const Notice& notice, Clock::time_point now,
-                    std::vector<std::pair<std::uint64_t, bool>>& answers) {
+                    ClaimAnswers& answers) {
   for (const ClaimRequest& claim : notice.claims) {
     const auto it = find(claim.key);
-    bool granted = false;
+    auto answer = ClaimAnswer::closed;
     if (it != open_.end() && it->second->flight.phase == Phase::offered) {
-      Readers& readers = it->second->flight.readers;
-      granted = readers.place != nullptr &&
-                readers.place->slot().take_place(readers.place->generation());
-      if (granted) readers.granted.push_back({std::string(sender), claim.number, now});
+      Flight& flight = it->second->flight;
+      const auto& place = flight.readers.place;
+      if (!all_mapped(flight.local_regions)) {
+        answer = ClaimAnswer::unmapped;
+      } else if (place != nullptr && place->slot().take_place(place->generation())) {
+        answer = ClaimAnswer::granted;
+        flight.readers.granted.push_back({std::string(sender), claim.number, now});
+      }
     }
-    answers.emplace_back(claim.number, granted);
+    answers.emplace_back(claim.number, answer);
   }
 }
 

@@ -47,7 +47,7 @@ class Offers {
             std::vector<Event>& events);
   /// Takes a place for each claim that comes by a message, and appends the answers.
   void answer(std::string_view sender, const Notice& notice, Clock::time_point now,
-              std::vector<std::pair<std::uint64_t, bool>>& answers);
+              ClaimAnswers& answers);
   /// Looks, if it is time, whether readers have failed or died, or nobody is at an offer any more that
   /// lingers.
   void review(Clock::time_point now, std::vector<Event>& events);

@@ -15,8 +15,10 @@ struct Outcome {
   std::optional<Failure> failure;
   /// Whether the peer waits for a notice, because nothing comes.
   bool notify_peer = false;
-  /// Whether the transfer has failed, and with it the peer as it is loaded.
+  /// Whether the transfer has failed, and with it the peer as it is loaded; and whether that is this
+  /// operation's own doing.
   bool peer_broken = false;
+  bool at_fault = false;
 
   static Outcome complete() { return {true, std::nullopt}; }
   /// Something on this side, or the peer's own failure.
@@ -25,7 +27,9 @@ struct Outcome {
   static Outcome not_posted(Failure why) { return {false, std::move(why), true}; }
   /// The same of an operation that had ended before.
   static Outcome not_posted() { return {false, std::nullopt, true}; }
-  static Outcome broken(Failure why) { return {false, std::move(why), true, true}; }
+  static Outcome broken(Failure why, bool at_fault = false) {
+    return {false, std::move(why), true, true, at_fault};
+  }
 };
 
 /// What a part of the engine returns to the loop, which settles it.

@@ -1,10 +1,33 @@
 #include "engine/transfers.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "cuda/cuda_memory.h"
+#include "system/mapped_memory.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+/// Where memory has gone under a transfer: here, or at a peer of this host; null if it is not that,
+/// as far as can be seen.
+const char* unmapped_memory(const Flight& flight) {
+  const auto gone = [](const Region& region) {
+    return region.type == kDram && !is_mapped(region.address, region.size);
+  };
+  const auto gone_there = [&](const Region& region) {
+    return region.type == kDram &&
+           !is_mapped_in(flight.claim->owner(), region.address, region.size);
+  };
+  if (std::any_of(flight.local_regions.begin(), flight.local_regions.end(), gone)) return "here";
+  const auto& theirs = flight.remote.regions;
+  const bool there = flight.claim != nullptr && flight.claim->stands() &&
+                     std::any_of(theirs.begin(), theirs.end(), gone_there);
+  return there ? "of the peer" : nullptr;
+}
+
+}  // namespace
 
 std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
   const Request& request = operation->request;
@@ -13,7 +36,7 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
   const char* what = "NIXL refused the peer's metadata: ";
   std::string advice;
   try {
-    flight.peer = peers_.admit(flight.remote);
+    if (!flight.retried || flight.peer == nullptr) flight.peer = peers_.admit(flight.remote);
     if (operation->progress.ended()) return Outcome::not_posted();
     code = ErrorCode::backend;
     what = "the memory could not be registered: ";
@@ -58,7 +81,14 @@ void Transfers::take_retired(std::vector<Event>& events) {
 }
 
 Outcome Transfers::broken(const Operation& operation, const AgentError& error) {
-  const bool reached = operation.flight.peer->reached;
+  const Flight& flight = operation.flight;
+  if (const char* where = unmapped_memory(flight)) {
+    return Outcome::broken({ErrorCode::backend, operation.request.describe() +
+                                                    ": an address of the memory " + where +
+                                                    " is not mapped any more: " + error.what()},
+                           true);
+  }
+  const bool reached = flight.peer->reached;
   return Outcome::broken({reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
                           operation.request.describe() + ": the peer " +
                               (reached ? "has disconnected: " : "could not be reached: ") +

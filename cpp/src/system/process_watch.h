@@ -20,6 +20,7 @@ class ProcessWatch {
   ProcessWatch& operator=(ProcessWatch&&) = delete;
   ~ProcessWatch();
 
+  pid_t process() const noexcept { return process_; }
   /// Whether it has ended, or there was none.
   bool ended() const noexcept;
 

@@ -22,7 +22,8 @@ constexpr std::string_view kClaimPrefix = "nixl_connect/claim/";
 constexpr std::string_view kAnswerPrefix = "nixl_connect/answer/";
 constexpr std::string_view kAlivePrefix = "nixl_connect/alive/";
 constexpr std::string_view kGranted = "granted";
-constexpr std::string_view kRefused = "refused";
+constexpr std::string_view kClosed = "closed";
+constexpr std::string_view kUnmapped = "unmapped";
 constexpr char kSeparator = ',';
 constexpr char kNumberEnd = ':';
 constexpr char kListEnd = '\n';
@@ -96,11 +97,14 @@ std::string claim_message(const std::vector<std::pair<std::uint64_t, std::string
   return message.append(connection_information);
 }
 
-std::string answer_message(const std::vector<std::pair<std::uint64_t, bool>>& answers) {
+std::string answer_message(const ClaimAnswers& answers) {
   std::string message(kAnswerPrefix);
-  for (const auto& [number, granted] : answers) {
+  for (const auto& [number, answer] : answers) {
     message.append(std::to_string(number)).append(1, kNumberEnd);
-    message.append(granted ? kGranted : kRefused).append(1, kSeparator);
+    message.append(answer == ClaimAnswer::granted  ? kGranted
+                   : answer == ClaimAnswer::closed ? kClosed
+                                                   : kUnmapped);
+    message.append(1, kSeparator);
   }
   message.pop_back();
   return message;
@@ -159,7 +163,9 @@ Notice Notice::read(std::string_view message) {
   } else if (is(kAnswerPrefix, Kind::answer)) {
     for_each_of(message, [&](std::string_view entry) {
       const auto [number, word] = numbered(entry);
-      notice.answers.emplace_back(number, word == kGranted);
+      notice.answers.emplace_back(number, word == kGranted    ? ClaimAnswer::granted
+                                          : word == kUnmapped ? ClaimAnswer::unmapped
+                                                              : ClaimAnswer::closed);
     });
   } else if (is(kAlivePrefix, Kind::alive)) {
     for_each_of(message,

@@ -36,6 +36,13 @@ std::string success_notice(const std::vector<std::string>& keys);
 /// that matches nothing.
 std::string failure_notice(std::string_view key, std::string_view reason);
 
+/// What an owner answers to a claim.
+enum class ClaimAnswer : std::uint8_t {
+  granted,
+  closed,    ///< The offer is closed, or its places are taken.
+  unmapped,  ///< Its memory has gone.
+};
+
 /// Asks the owner for places, where its table cannot be reached: each with a number of the asker's
 /// own, by which the answer names it; and where to answer to, the asker's connection information.
 struct ClaimRequest {
@@ -45,7 +52,8 @@ struct ClaimRequest {
 std::string claim_message(const std::vector<std::pair<std::uint64_t, std::string>>& claims,
                           std::string_view connection_information);
 /// The owner's answers, each by the asker's number.
-std::string answer_message(const std::vector<std::pair<std::uint64_t, bool>>& answers);
+using ClaimAnswers = std::vector<std::pair<std::uint64_t, ClaimAnswer>>;
+std::string answer_message(const ClaimAnswers& answers);
 /// Those that were granted, and whose transfers go on.
 std::string alive_message(const std::vector<std::uint64_t>& numbers);
 
@@ -64,7 +72,7 @@ struct Notice {
   std::string_view reason;
   std::vector<ClaimRequest> claims;
   std::string_view connection_information;
-  std::vector<std::pair<std::uint64_t, bool>> answers;
+  ClaimAnswers answers;
   std::vector<std::uint64_t> numbers;
 
   /// Anything is a notice: what has none of the other forms is a key.

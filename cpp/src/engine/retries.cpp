@@ -1,0 +1,75 @@
+#include "engine/retries.h"
+
+#include <algorithm>
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+/// Whether the peer is there, and its memory is as it was offered.
+bool stands(const Flight& flight) {
+  return flight.claim != nullptr ? flight.claim->stands() : flight.claim_number != 0;
+}
+
+}  // namespace
+
+bool Retries::take(const OperationPtr& operation) {
+  Flight& flight = operation->flight;
+  if (flight.retried || operation->progress.ended() || !stands(flight)) return false;
+  flight.peer->broken = true;
+  peers_.failed(*flight.peer);
+  const auto is_its = [&](const Queue& queue) {
+    return queue.name == flight.peer->name && queue.address == flight.peer->address;
+  };
+  auto queue = std::find_if(queues_.begin(), queues_.end(), is_its);
+  if (queue == queues_.end()) {
+    queue = queues_.insert(queues_.end(), {flight.peer->name, flight.peer->address, {}, {}, {}, {}});
+  }
+  queue->reached |= flight.peer->reached;
+  flight.retried = true;
+  flight.transfer.reset();
+  registry_.release(flight.lease);
+  flight.lease.clear();
+  flight.peer.reset();
+  flight.phase = Phase::claiming;
+  queue->operations.push_back(operation);
+  return true;
+}
+
+void Retries::ended(const Operation& operation) {
+  for (Queue& queue : queues_) {
+    if (queue.current != &operation) continue;
+    queue.current = nullptr;
+    if (queue.endpoint != nullptr && queue.endpoint->broken) queue.endpoint.reset();
+    return;
+  }
+}
+
+void Retries::poll(std::vector<OperationPtr>& due) {
+  for (auto queue = queues_.begin(); queue != queues_.end();) {
+    if (queue->current != nullptr) {
+      ++queue;
+      continue;
+    }
+    if (queue->operations.empty()) {
+      if (queue->endpoint != nullptr) peers_.adopt(queue->endpoint);
+      queue = queues_.erase(queue);
+      continue;
+    }
+    const OperationPtr operation = std::move(queue->operations.front());
+    queue->operations.pop_front();
+    queue->current = operation.get();
+    operation->flight.phase = Phase::fresh;
+    try {
+      queue->endpoint = peers_.admit_alone(operation->flight.remote, std::move(queue->endpoint));
+      queue->endpoint->reached |= queue->reached;
+      operation->flight.peer = queue->endpoint;
+    } catch (const AgentError&) {
+      // To begin it fails likewise.
+    }
+    due.push_back(operation);
+    ++queue;
+  }
+}
+
+NIXL_CONNECT_NAMESPACE_END
