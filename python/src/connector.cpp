@@ -201,6 +201,16 @@ void init_connector(nb::module_& m) {
       .def("begin", &begin, nb::arg("kind"), nb::arg("remote_metadata"),
            nb::arg("local_descriptors").none(), nb::arg("timeout").none(), nb::arg("after"))
       .def(
+          "decline",
+          [](PythonConnector& connector, nb::handle remote, std::string reason,
+             std::optional<double> timeout) {
+            const RdmaMetadata metadata = remote_metadata(remote);
+            const auto limit = optional_seconds(timeout);
+            const Deferred deferred;
+            return connector.decline(metadata, std::move(reason), limit);
+          },
+          nb::arg("remote_metadata"), nb::arg("reason"), nb::arg("timeout").none())
+      .def(
           "register_memory",
           [](PythonConnector& connector, const LocalDescriptor& descriptor) {
             const Descriptor memory = descriptor.memory;

@@ -109,12 +109,32 @@ TEST_F(OutboxTest, WhatIsRefusedIsSentAgain) {
 }
 
 TEST_F(OutboxTest, WhatIsRefusedForGoodIsGivenUp) {
-  fake_nixl::fail("gen_notif", -2, 1000);
-  outbox().add_success(peer, key(), microseconds(0), now);
+  for (const bool must_know : {false, true}) {
+    fake_nixl::fail("gen_notif", -2, 1000);
+    const auto refused = reader->counters.notifications_refused.value();
+    outbox().add_success(peer, key(), microseconds(0), now, must_know);
+    EXPECT_TRUE(outbox().is_hopeful());
+    auto time = now;
+    for (; !outbox().empty(); time = outbox().due()) outbox().send_due(time);
+    const auto tries = reader->counters.notifications_refused.value() - refused;
+    if (must_know) {
+      EXPECT_GE(time - now, std::chrono::minutes(5));
+      EXPECT_NEAR(static_cast<double>(tries), 310, 10) << "once a second in the end";
+    } else {
+      EXPECT_EQ(tries, 10u);
+    }
+    EXPECT_FALSE(outbox().is_hopeful());
+  }
+}
+
+TEST_F(OutboxTest, AfterSomeRefusalsAFreshEndpointIsTried) {
+  fake_nixl::fail("gen_notif", -2, 3);
+  outbox().add_failure(peer, key(), "backend", now);
+  peer->broken = true;
   auto time = now;
-  int tries = 1;
-  for (; !outbox().empty(); ++tries) outbox().send_due(time += milliseconds(1));
-  EXPECT_EQ(tries, 10);
+  while (!outbox().empty()) outbox().send_due(time = outbox().due());
+  EXPECT_THAT(owner->receive(), SizeIs(1));
+  EXPECT_LT(time - now, milliseconds(20));
 }
 
 TEST_F(OutboxTest, ARefusalHasThePeerLoadedAfreshByTheNextOperation) {

@@ -228,6 +228,13 @@ class NIXL_CONNECT_API Connector {
                          std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
                          std::vector<Fence> after = {});
 
+  /// Tells a peer that its offer is not wanted, so that it does not wait for its deadline: its
+  /// operation ends with `remote_failed` and the reason, of which up to 127 bytes of ASCII are sent.
+  /// What is returned is complete when that is on its way. Throws `Error(rejected_metadata)`. An offer
+  /// that is closed already is `offer_closed`. Owners that do not run this library are not told.
+  Connection decline(const RdmaMetadata& remote, std::string reason,
+                     std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+
   /// Does the engine's work on the calling thread, and returns whether there was any. For runtimes
   /// that poll anyway: while this is called every 20 ms or more often, the connector's own thread
   /// stays out of the way, and an operation costs hardly more than the bare NIXL calls. What is

@@ -181,6 +181,17 @@ std::shared_ptr<Peer> PeerTable::admit_alone(const RemoteOffer& offer,
   return load_new(offer, !has_one_key_at_each_place(offer));
 }
 
+std::shared_ptr<Peer> PeerTable::fresh(const Peer& peer) {
+  const IdView id(peer.name, peer.address);
+  if (const auto it = current_.find(id); it != current_.end() && !it->second->broken) {
+    return it->second;
+  }
+  RemoteOffer nothing;
+  nothing.blob = Blob::parse(Blob::make(peer.name, backend_, peer.address, {}));
+  nothing.address = nothing.blob->connections().front().address;
+  return admit(nothing);
+}
+
 void PeerTable::adopt(std::shared_ptr<Peer> endpoint) {
   if (endpoint->broken) return;
   endpoint->used = ++uses_;

@@ -123,6 +123,9 @@ class PeerTable {
   /// Others may use it from now on, if they have no better one.
   void adopt(std::shared_ptr<Peer> endpoint);
 
+  /// The same agent by the endpoint that is current, or a new one.
+  std::shared_ptr<Peer> fresh(const Peer& peer);
+
   /// Whether notifications can be sent to the peer without its transfers' endpoint.
   static bool has_notice_endpoint(const Peer& peer) noexcept {
     return peer.notice_endpoint != nullptr && peer.notice_endpoint->proven;

@@ -205,6 +205,32 @@ struct Connector::Impl {
     return {std::move(operation), std::move(its_engine)};
   }
 
+  Connection decline(const RdmaMetadata& remote, std::string reason,
+                     std::optional<std::chrono::nanoseconds> timeout) {
+    if (remote.notification_key.empty()) {
+      throw Error(ErrorCode::rejected_metadata, "remote_metadata.notification_key: empty");
+    }
+    // A notice ends its reason with a slash.
+    for (char& c : reason) {
+      if (c == '/' || c < ' ' || c > '~') c = '_';
+    }
+    Request request;
+    request.connector = name;
+    request.number = ++connections;
+    request.kind = remote.operation_kind;
+    request.time_limit = effective_timeout(engine->options(), timeout);
+    request.began = Clock::now();
+    request.declined = reason.empty() ? "declined" : std::move(reason);
+    auto offer = RemoteOffer::resolve(Blob::parse(decode_nixl_metadata(remote.nixl_metadata)),
+                                      engine->options().backend, {});
+    request.remote_name = offer.blob->agent();
+    request.key = remote.notification_key;
+    auto operation = std::make_shared<Operation>(std::move(request));
+    operation->flight.remote = std::move(offer);
+    engine->submit(operation);
+    return {std::move(operation), engine};
+  }
+
   /// Has an engine's thread do something, and waits for its result.
   template <typename Work>
   static auto ask(const std::shared_ptr<Engine>& of, Work work) {
@@ -287,6 +313,11 @@ Connection Connector::begin_write(std::vector<Descriptor> local, const RdmaMetad
                                   std::optional<std::chrono::nanoseconds> timeout,
                                   std::vector<Fence> after) {
   return impl_->begin(OperationKind::write, remote, std::move(local), timeout, std::move(after));
+}
+
+Connection Connector::decline(const RdmaMetadata& remote, std::string reason,
+                              std::optional<std::chrono::nanoseconds> timeout) {
+  return impl_->decline(remote, std::move(reason), timeout);
 }
 
 bool Connector::progress() {

@@ -55,7 +55,8 @@ class Claim {
   const std::size_t place_;
 };
 
-/// Claims offers where their owners' tables can be reached.
+/// Claims offers where their owners' tables can be reached; nowhere, when the environment variable
+/// `NIXL_CONNECT_CLAIMS` is `messages`.
 ///
 /// Thread safety: none.
 class Claims {
@@ -67,6 +68,7 @@ class Claims {
     gone,       ///< The owner's process was of this machine, and has ended.
     elsewhere,  ///< The table cannot be reached from here.
   };
+  Claims();
   Answer claim(const OfferLocation& location, std::unique_ptr<Claim>& claim);
 
  private:
@@ -76,6 +78,7 @@ class Claims {
   std::shared_ptr<MappedTable> find(const OfferLocation& location, Answer& answer);
   static bool has_ended(MappedTable& table) noexcept;
 
+  bool only_messages_ = false;
   std::map<Key, std::shared_ptr<MappedTable>> known_;
 };
 

@@ -45,7 +45,7 @@ std::optional<Failure> Admission::ask(const OperationPtr& operation) {
   if (!location) return std::nullopt;
   switch (claims_.claim(*location, flight.claim)) {
     case Claims::Answer::granted:
-      if (checks_addresses_ && !all_mapped(flight.remote.regions, location->process)) {
+      if (checks_addresses_ && operation->request.declined.empty() && !all_mapped(flight.remote.regions, location->process)) {
         return unmapped_address(*operation);
       }
       return std::nullopt;
@@ -58,8 +58,8 @@ std::optional<Failure> Admission::ask(const OperationPtr& operation) {
       return std::nullopt;
     case Claims::Answer::elsewhere: break;
   }
-  // What has ended has nothing to claim: the owner is told.
-  if (operation->progress.ended()) return std::nullopt;
+  // What has ended, or declines, has nothing to claim: the owner is told.
+  if (operation->progress.ended() || !operation->request.declined.empty()) return std::nullopt;
   return ask_by_message(operation, location->places == 1 || location->places == kUnlimited);
 }
 

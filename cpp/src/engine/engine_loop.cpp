@@ -41,7 +41,7 @@ std::vector<std::shared_ptr<Releasable>> EngineLoop::run() {
       const auto now = Clock::now();
       if (closing_) {
         outbox_.flush(now);
-        const bool at_rest = transfers_.in_flight().empty() && parts_.empty() && outbox_.empty() &&
+        const bool at_rest = transfers_.in_flight().empty() && parts_.empty() && !outbox_.is_hopeful() &&
                              now >= outbox_.flush_until() && !offers_.is_any_in_use();
         if (at_rest || now >= grace_ends) return drop_transfers();
       }
@@ -170,12 +170,31 @@ void EngineLoop::begin(const OperationPtr& operation) {
   const bool on_device = operation->request.on_device;
   const CudaContext context(
       on_device ? state_.agent_lock.context_to_enter(operation->flight.local_regions) : nullptr);
-  if (!operation->request.passive) {
+  if (!operation->request.declined.empty() && !operation->progress.ended()) {
+    decline(operation);
+  } else if (!operation->request.passive) {
     if (auto outcome = transfers_.begin(operation)) settle(operation, std::move(*outcome));
   } else if (operation->progress.ended()) {
     settle(operation);
   } else {
     offer(operation);
+  }
+}
+
+void EngineLoop::decline(const OperationPtr& operation) {
+  Flight& flight = operation->flight;
+  const std::string& reason = operation->request.declined;
+  try {
+    if (flight.claim != nullptr) {
+      flight.claim->failed(ClaimEnd::unused, reason);
+    } else {
+      flight.peer = peers_.admit(flight.remote);
+      outbox_.add_failure(flight.peer, operation->request.key, reason, Clock::now());
+    }
+    settle(operation, Outcome::complete());
+  } catch (const AgentError& error) {
+    settle(operation, Outcome::failed({ErrorCode::peer_unreachable,
+                                       operation->request.describe() + ": " + error.what()}));
   }
 }
 

@@ -71,6 +71,7 @@ class EngineLoop {
   void advance(const OperationPtr& operation);
   void begin(const OperationPtr& operation);
   void offer(const OperationPtr& operation);
+  void decline(const OperationPtr& operation);
   void send_parts(const OperationPtr& operation);
   void part_ended(const OperationPtr& whole, std::optional<Failure> failure);
   /// A passive operation has ended on this side.

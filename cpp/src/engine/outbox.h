@@ -14,8 +14,9 @@
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 /// Notices to peers: an operation has completed, or has failed. Those of completions wait for as
-/// long as the peer allows, and go together. What NIXL refuses is sent again a few times, after a
-/// pause each: by the notice endpoint at first, and by the one of the transfers then.
+/// long as the peer allows, and go together. What NIXL refuses is sent again, after pauses that grow:
+/// by the notice endpoint at first, by that of the transfers then, and by fresh ones after that, until
+/// nobody waits for it any more.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Outbox {
@@ -23,9 +24,10 @@ class Outbox {
   Outbox(Agent& agent, PeerTable& peers, EngineCounters& counters)
       : agent_(agent), peers_(peers), counters_(counters) {}
 
-  /// The peer's operation has completed; the notice is sent within the delay.
+  /// The peer's operation has completed; the notice is sent within the delay. `must_know` is whether
+  /// the peer has no other way to learn of it.
   void add_success(const std::shared_ptr<Peer>& peer, std::string_view key,
-                   std::chrono::microseconds delay, Clock::time_point now);
+                   std::chrono::microseconds delay, Clock::time_point now, bool must_know = true);
   /// The peer's operation has failed. Sent at once.
   void add_failure(const std::shared_ptr<Peer>& peer, std::string_view key, std::string_view reason,
                    Clock::time_point now);
@@ -38,6 +40,8 @@ class Outbox {
   void flush(Clock::time_point now);
 
   bool empty() const noexcept { return notices_.empty(); }
+  /// Whether something waits that was not refused again and again.
+  bool is_hopeful() const noexcept;
   /// When `send_due` has something to send; the end of time when nothing waits.
   Clock::time_point due() const noexcept { return next_due_; }
   /// NIXL must be polled until then: what has been sent without a transfer may still need it.
@@ -51,9 +55,12 @@ class Outbox {
     std::string message;
     /// Whether more completions may join: owners that allow no delay may not know notices of many.
     bool open = false;
+    bool must_know = true;
     /// When it is sent at the latest; after a refusal, when it is tried again.
     Clock::time_point due;
     int refusals = 0;
+    /// When it is given up.
+    Clock::time_point until = Clock::time_point::min();
   };
 
   /// Sends it, or keeps it to be sent again.

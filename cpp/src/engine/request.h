@@ -24,6 +24,8 @@ struct Request {
   /// The notification key; empty for a part of an operation, whose peer hears of the whole only.
   std::string key;
   std::string remote_name;
+  /// Why an active operation declines the offer, and moves nothing.
+  std::string declined;
   /// What a passive operation's metadata names.
   std::vector<RemoteDescriptor> offered;
   /// For how many readers or writers a passive operation is; `kUnlimited` for any number.
@@ -45,6 +47,7 @@ struct Request {
   /// "read from 'peer' ('worker-3')" or "readable operation 'worker-3'".
   std::string describe() const {
     const bool reads = kind == OperationKind::read;
+    if (!declined.empty()) return "refusal to '" + remote_name + "' ('" + name() + "')";
     if (passive) {
       return std::string(reads ? "readable" : "writable") + " operation '" + name() + "'";
     }

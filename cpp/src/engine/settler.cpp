@@ -23,8 +23,8 @@ void Settler::settle(const OperationPtr& operation, Outcome outcome) {
   }
   needs_.offers.remove(*operation);
   needs_.deadlines.remove(*operation);
-  // Parts count as the operation that they are of.
-  if (flight.whole.operation == nullptr) count(*operation, now);
+  // Parts count as the operation that they are of, and refusals not.
+  if (flight.whole.operation == nullptr && operation->request.declined.empty()) count(*operation, now);
   if (flight.claim_number != 0) needs_.admission.forget(*operation);
   leases_.insert(leases_.end(), flight.lease.begin(), flight.lease.end());
   flight.detach();
@@ -33,12 +33,15 @@ void Settler::settle(const OperationPtr& operation, Outcome outcome) {
 
 void Settler::complete(Operation& operation, Clock::time_point now) {
   Flight& flight = operation.flight;
-  needs_.pacer.completed(now - operation.request.began);
-  if (flight.peer != nullptr) needs_.peers.succeeded(*flight.peer);
+  if (operation.request.declined.empty()) {
+    needs_.pacer.completed(now - operation.request.began);
+    if (flight.peer != nullptr) needs_.peers.succeeded(*flight.peer);
+  }
   if (flight.engine_notifies) {
     const auto delay = notice_delay_of(operation.request.key);
     needs_.pacer.peer_allows_delay(delay, now);
-    needs_.outbox.add_success(flight.peer, operation.request.key, delay, now);
+    needs_.outbox.add_success(flight.peer, operation.request.key, delay, now,
+                              flight.claim == nullptr);
   }
   // Memory that nobody keeps alive for us may be freed as soon as the completion is seen.
   const bool unowned = std::any_of(flight.local.begin(), flight.local.end(),
