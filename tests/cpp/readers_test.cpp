@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 
+#include "claims/claim.h"
 #include "fake.h"
 
 namespace nixl_connect {
@@ -38,7 +39,7 @@ class Readers : public testing::FakeTest, public ::testing::WithParamInterface<b
   std::string read(const RdmaMetadata& metadata) {
     const Buffer target(1000);
     const auto end = end_of(right->begin_read(metadata, {target.descriptor()}));
-    if (end == "complete") EXPECT_TRUE(source == target);
+    EXPECT_TRUE(end != "complete" || source == target);
     return end;
   }
 
@@ -63,7 +64,7 @@ TEST_P(Readers, SoManyCompleteIt) {
     EXPECT_EQ(read(metadata), "complete");
     EXPECT_TRUE(three.wait_for_readers(i, seconds(30)));
     EXPECT_EQ(three.readers_done(), i);
-    EXPECT_EQ(three.status(), i == 3 ? OperationStatus::complete : OperationStatus::in_progress);
+    EXPECT_TRUE(i == 3 || three.status() == OperationStatus::in_progress);
   }
   EXPECT_EQ(end_of(three), "complete");
   EXPECT_EQ(read(metadata), "offer_closed");
@@ -153,12 +154,12 @@ TEST_P(Readers, WhatIsInFlightKeepsAnOfferThatIsWithdrawn) {
   expect_idle();
 }
 
-TEST_P(Readers, WhatIsInFlightWhenTheConnectorClosesIsKept) {
+TEST_P(Readers, WhatIsInUseWhenTheConnectorClosesIsKept) {
   if (GetParam()) GTEST_SKIP() << "what is claimed by messages is reached by the agent only";
-  fake_nixl::hold_transfers(true);
   std::weak_ptr<std::vector<unsigned char>> memory;
   std::optional<Connection> one;
-  std::optional<Connection> reading;
+  Claims claims;
+  std::unique_ptr<Claim> claim;
   {
     auto options = testing::fake_options("closing");
     options.close_grace = milliseconds(50);
@@ -166,20 +167,20 @@ TEST_P(Readers, WhatIsInFlightWhenTheConnectorClosesIsKept) {
     const Buffer buffer(1000, 3);
     memory = buffer.bytes;
     one.emplace(closing.create_readable({buffer.descriptor()}));
-    reading.emplace(right->begin_read(one->metadata(), {Buffer(1000).descriptor()}));
-    EXPECT_TRUE(reading->wait(Milestone::ready, seconds(30)));
+    const auto location = OfferLocation::of_key(one->metadata().notification_key);
+    ASSERT_TRUE(location);
+    ASSERT_EQ(claims.claim(*location, claim), Claims::Answer::granted);
   }
   EXPECT_EQ(end_of(*one), "closed");
   EXPECT_FALSE(one->wait(Milestone::released, milliseconds(100)));
   EXPECT_FALSE(memory.expired());
-  fake_nixl::hold_transfers(false);
-  EXPECT_TRUE(reading->wait(Milestone::released, seconds(30)));
+  claim->done();
   EXPECT_TRUE(one->wait(Milestone::released, seconds(30)));
   EXPECT_TRUE(eventually([&] { return memory.expired(); }));
 }
 
-INSTANTIATE_TEST_SUITE_P(Claims, Readers, ::testing::Bool(), [](const auto& info) {
-  return info.param ? "ByMessages" : "InTheTable";
+INSTANTIATE_TEST_SUITE_P(Claims, Readers, ::testing::Bool(), [](const auto& instance) {
+  return instance.param ? "ByMessages" : "InTheTable";
 });
 
 }  // namespace

@@ -73,9 +73,10 @@ async def start() -> AsyncIterator[Start]:
                 **environment,
             },
         )
-        peers.append(Peer(process))
-        await peers[-1].ask("prepare", size=size)
-        return peers[-1]
+        peer = Peer(process)
+        peers.append(peer)
+        await peer.ask("prepare", size=size)
+        return peer
 
     yield start_one
     for peer in peers:
@@ -393,7 +394,7 @@ async def test_decline(connector: nc.Connector, other: nc.Connector) -> None:
     damaged = readable.metadata().model_copy(update={"nixl_metadata": "b64:eJwDAAAAAAE="})
     with pytest.raises(nc.RejectedMetadataError):
         await other.decline(damaged)
-    await move(other, readable, 0)
+    await move(other, readable, FIRST)
 
 
 @WAYS
