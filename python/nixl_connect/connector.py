@@ -9,16 +9,15 @@ from functools import partial
 from typing import Any
 
 from . import _asyncio, _core, _streams
-from ._arguments import check_count, check_timeout, core_timeout
+from ._arguments import check_count, check_timeout
 from ._call import OperationCall, OperationT, coroutine_function
 from ._default import Default
 from ._library import load_cuda_runtime, nixl_library_candidates
-from ._signing import check_auth_key, verify
+from ._signing import check_auth_key
 from ._tracing import OperationSpan, tracer
 from ._worker import Worker
 from .connection import Connection
 from .descriptor import Descriptor, DescriptorList
-from .errors import from_core
 from .metadata import RdmaMetadata
 from .operations import ReadableOperation, ReadOperation, WritableOperation, WriteOperation
 
@@ -255,70 +254,6 @@ class Connector(Worker):
         """Begin to write to what a peer offers. As `begin_read`, the other way."""
         after = _streams.fences(stream, local_descriptors)
         return OperationCall(self._begin_write(local_descriptors, remote_metadata, timeout, after))
-
-    async def decline(
-        self,
-        remote_metadata: RdmaMetadata,
-        reason: str = "declined",
-        *,
-        timeout: float | Default | None = Default.TIMEOUT,
-    ) -> None:
-        """Tell a peer that its offer is not wanted, so that it does not wait for its deadline.
-
-        The peer's operation ends with `RemoteFailedError`, which says the reason. For a router that
-        gives a request up, or a reader whose memory does not fit.
-
-        Parameters
-        ----------
-        remote_metadata
-            What the peer's operation gave.
-        reason
-            For people; up to 127 bytes of ASCII are sent.
-        timeout
-            Seconds until this fails with `DeadlineExceededError`; as of `create_readable`.
-
-        Raises
-        ------
-        RejectedMetadataError
-            When the metadata is damaged.
-        OfferClosedError
-            When the offer was used or withdrawn before.
-        TransferError
-            When the peer could not be told. One that does not run this library never is.
-        """
-        if not self._core.check_started():
-            await self._started()
-        core = self._decline(remote_metadata, reason, timeout)
-        await _asyncio.wait_for(partial(core.notify, _core.ENDED), core.forget)
-        if core.failure is not None:
-            raise from_core(*core.failure)
-
-    def decline_blocking(
-        self,
-        remote_metadata: RdmaMetadata,
-        reason: str = "declined",
-        *,
-        timeout: float | Default | None = Default.TIMEOUT,
-    ) -> None:
-        """As `decline`, for threads without an event loop."""
-        self._core.wait_started()
-        core = self._decline(remote_metadata, reason, timeout)
-        core.wait(_core.ENDED, None)
-        if core.failure is not None:
-            raise from_core(*core.failure)
-
-    def _decline(
-        self, remote_metadata: RdmaMetadata, reason: str, timeout: float | Default | None
-    ) -> _core.Connection:
-        if not isinstance(remote_metadata, RdmaMetadata):
-            raise TypeError(
-                f"remote_metadata: expected RdmaMetadata, got {type(remote_metadata).__name__}"
-            )
-        if not isinstance(reason, str):
-            raise TypeError(f"reason: expected str, got {type(reason).__name__}")
-        if self._auth_key is not None:
-            verify(self._auth_key, remote_metadata)
-        return self._core.decline(remote_metadata, reason, core_timeout(timeout))
 
     def create_readable_blocking(
         self,

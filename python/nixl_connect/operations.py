@@ -45,7 +45,7 @@ class PassiveOperation(AbstractOperation):
     ) -> None:
         after = _streams.fences(stream, local_descriptors)
         number = _ANY_NUMBER if places is None else places
-        if number != 1:
+        if type(number) is not int or number != 1:
             what = "readers" if operation_kind is OperationKind.READ else "writers"
             check_count(number, what, 1, _ANY_NUMBER)
         core = core_of(connection).create(

@@ -83,6 +83,28 @@ TEST_P(Readers, AnyNumberUntilItIsWithdrawn) {
   expect_idle();
 }
 
+TEST_P(Readers, MoreAtOnceThanASlotHasEntriesTakeTurns) {
+  expect_works();
+  expect_works();
+  fake_nixl::hold_transfers(true);
+  const auto weights = offer(kAnyNumber);
+  const auto metadata = weights.metadata();
+  std::vector<Connection> reads;
+  for (std::size_t i = 0; i < 3 * OfferSlot::kClaims; ++i) {
+    reads.push_back(right->begin_read(metadata, {Buffer(1000).descriptor()}));
+  }
+  reads[20].cancel();
+  EXPECT_FALSE(reads[19].wait(Milestone::ended, milliseconds(20)));
+  fake_nixl::hold_transfers(false);
+  for (std::size_t i = 0; i < reads.size(); ++i) {
+    EXPECT_EQ(end_of(reads[i]), i == 20 ? "cancelled" : "complete") << i;
+    EXPECT_TRUE(reads[i].wait(Milestone::released, seconds(30)));
+  }
+  weights.cancel();
+  EXPECT_TRUE(weights.wait(Milestone::released, seconds(30)));
+  expect_idle();
+}
+
 TEST_P(Readers, OneThatFailsDoesNotEndTheOthers) {
   const auto two = offer(2);
   const auto metadata = two.metadata();

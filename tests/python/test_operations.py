@@ -321,30 +321,46 @@ async def test_a_wait_of_its_own_can_time_out(connector: nc.Connector, other: nc
     assert target == b"abc"
 
 
-async def test_what_is_withdrawn_lingers_for_who_was_told(other: nc.Connector) -> None:
-    with nc.Connector(linger=math.inf) as connector:
+async def test_what_is_withdrawn_lingers_for_peers_that_claim_nothing(other: nc.Connector) -> None:
+    with nc.Connector(linger=math.inf, foreign_peers=True) as connector:
         offer = await connector.create_readable(nc.Descriptor(bytearray(b"abc")))
         metadata = offer.metadata()
         offer.cancel()
-        target = bytearray(3)
-        read = await other.begin_read(metadata, nc.Descriptor(target))
-        await read.wait_for_completion(timeout=30)
-        assert target == b"abc"
-        # The peer's end is the end of it.
-        assert offer._core.wait(_core.RELEASED, 20)
-        assert offer.status is nc.OperationStatus.CANCELLED
+        with pytest.raises(TimeoutError, match="not let go of its memory"):
+            await offer.wait_for_release(timeout=0.3)
+        assert (connector.stats().lingering, connector.stats().lingering_bytes) == (1, 3)
+        # Who claims is told.
+        read = await other.begin_read(metadata, nc.Descriptor(bytearray(3)))
+        with pytest.raises(nc.OfferClosedError):
+            await read.wait_for_completion(timeout=30)
+    assert offer.released
+    assert offer.status is nc.OperationStatus.CANCELLED
+
+
+async def test_what_lingers_is_bounded_in_bytes() -> None:
+    with nc.Connector(linger=math.inf, foreign_peers=True, max_linger_bytes=25) as connector:
+        offers = [await connector.create_readable(nc.Descriptor(bytearray(10))) for _ in range(4)]
+        for offer in offers:
+            offer.metadata()
+            offer.cancel()
+        for offer in offers[:2]:
+            await offer.wait_for_release(timeout=30)
+        await asyncio.sleep(0.1)
+        assert [offer.released for offer in offers] == [True, True, False, False]
+        assert connector.stats().lingering_bytes == 20
 
 
 async def test_what_is_gone_is_refused(other: nc.Connector) -> None:
-    with nc.Connector(linger=0) as connector:
+    with nc.Connector() as connector:
         offer = await connector.create_readable(nc.Descriptor(bytearray(b"abc")))
         metadata = offer.metadata()
         offer.cancel()
-        assert offer._core.wait(_core.RELEASED, 20)
-        # The agent itself knows that the region is gone.
-        read = await connector.begin_read(metadata, nc.Descriptor(bytearray(3)))
-        with pytest.raises(nc.BackendError, match="not offered any more"):
-            await read.wait_for_completion(timeout=30)
+        # At once, as nobody is at it.
+        assert offer._core.wait(_core.RELEASED, 5)
+        for reader in (connector, other):
+            read = await reader.begin_read(metadata, nc.Descriptor(bytearray(3)))
+            with pytest.raises(nc.OfferClosedError, match="the offer is closed"):
+                await read.wait_for_completion(timeout=30)
         await move("read", connector, other, [10])
 
 
@@ -382,22 +398,11 @@ async def test_memory_is_released_with_a_complete_operation(
     await read.wait_for_release(timeout=0)
 
 
-async def test_memory_of_a_withdrawn_offer_is_released_when_its_peer_is_done(
-    other: nc.Connector,
-) -> None:
-    with nc.Connector(linger=math.inf) as connector:
+async def test_release_is_waited_for(other: nc.Connector) -> None:
+    with nc.Connector() as connector:
         offer = await connector.create_writable(nc.Descriptor(bytearray(3)))
-        metadata = offer.metadata()
-        offer.cancel()
-        with pytest.raises(TimeoutError, match="not let go of its memory"):
-            await offer.wait_for_release(timeout=0.05)
-        assert not offer.released
-        write = await other.begin_write(nc.Descriptor(b"abc"), metadata)
+        write = await other.begin_write(nc.Descriptor(b"abc"), offer.metadata())
         await asyncio.gather(write.wait_for_completion(), offer.wait_for_release(timeout=30))
         assert offer.released
-
-        untold = await connector.create_writable(nc.Descriptor(bytearray(3)))
-        untold.cancel()
-        await untold.wait_for_release(timeout=30)
     with pytest.raises(ValueError, match="timeout: expected 0 seconds or more"):
         await write.wait_for_release(timeout=-1)

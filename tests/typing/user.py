@@ -62,6 +62,8 @@ async def read(owner: nc.Connector, mover: nc.Connector) -> None:
     source, target = nc.Descriptor(bytearray(b"a" * SIZE)), nc.Descriptor(bytearray(SIZE))
     offer = await owner.create_readable(source, timeout=10)
     assert_type(offer, nc.ReadableOperation)
+    unwanted = await owner.create_writable(target, writers=2)
+    await mover.decline(unwanted.metadata(), reason="not wanted", timeout=10)
     assert_type(offer.metadata(), nc.RdmaMetadata)
     request = Request(tenant="a", tensor=offer.metadata(hex_encode=True))
     received = Request.model_validate_json(request.model_dump_json())
@@ -193,7 +195,7 @@ def why(operation: Callable[[], object]) -> str:
     except nc.NixlNotFoundError as error:
         missing: ImportError = error
         return f"missing: {missing}"
-    except (nc.RemoteFailedError, nc.BackendError) as error:
+    except (nc.OfferClosedError, nc.RemoteFailedError, nc.BackendError) as error:
         return f"failed: {error}"
     except (nc.OperationCancelledError, nc.OperationStateError) as error:
         return f"no result: {error}"
@@ -245,6 +247,9 @@ def blocking() -> None:
             waiting.start()
             sent.wait(timeout=10)
             waiting.join()
+        shared = owner.create_readable_blocking(source, readers=None)
+        assert_type(shared.readers_done, int)
+        mover.decline_blocking(shared.metadata(), "not wanted")
         unread = owner.create_readable_blocking(source)
         assert why(unread.results).startswith("no result: ")
         unread.cancel()

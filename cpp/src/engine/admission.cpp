@@ -159,6 +159,7 @@ void Admission::poll(Clock::time_point now, std::vector<OperationPtr>& passed) {
   std::vector<OperationPtr> busy;
   busy.swap(busy_);
   for (const OperationPtr& operation : busy) {
+    operation->flight.phase = Phase::fresh;
     if (auto failure = ask(operation)) operation->fail(std::move(*failure));
     if (operation->flight.phase != Phase::claiming || operation->progress.ended()) pass(operation);
   }

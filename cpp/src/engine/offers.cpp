@@ -1,6 +1,7 @@
 #include "engine/offers.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "system/mapped_memory.h"
@@ -27,6 +28,26 @@ bool all_mapped(const std::vector<Region>& regions) {
   return std::all_of(regions.begin(), regions.end(), [](const Region& region) {
     return region.type != kDram || is_mapped(region.address, region.size);
   });
+}
+
+/// Whether each registration has a remote key of its own, as with RDMA.
+bool have_keys_of_their_own(Agent& agent) {
+  alignas(4096) static std::array<char, 2 * 4096> pages;
+  std::array<std::string, 2> keys;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const std::vector<Region> page{
+        {kDram, 0, reinterpret_cast<std::uintptr_t>(pages.data()) + i * 4096, 4096}};
+    try {
+      agent.register_memory(page);
+      const auto blob = Blob::parse(agent.partial_metadata(page));
+      agent.deregister_memory(page);
+      keys[i] = blob->sections().at(0).elements.at(0).remote_key;
+    } catch (const std::exception&) {
+      // Nothing is known of a form that this library does not know.
+      return false;
+    }
+  }
+  return keys[0] != keys[1];
 }
 
 /// What peers write, made fit to be shown.
@@ -74,7 +95,7 @@ bool Offers::withdraw(const OperationPtr& operation, Clock::time_point now,
   if (readers.place != nullptr) readers.place->slot().close();
   if (!operation->progress.metadata_taken()) return false;
   const bool used_up = readers.place != nullptr && readers.place->slot().places_left() == 0;
-  if (used_up || !peers_may_not_claim()) duration = {};
+  if (duration.count() > 0 && (used_up || !peers_may_not_claim())) duration = {};
   if (duration.count() <= 0 && now >= readers.quiet_at && !is_in_use(*operation)) return false;
   linger(operation, now, duration);
   return true;
@@ -288,8 +309,10 @@ bool Offers::is_any_in_use() const noexcept {
                      [](const auto& entry) { return is_in_use(*entry.second); });
 }
 
-bool Offers::peers_may_not_claim() const noexcept {
-  return table_ == nullptr || keys_differ_ || foreign_peers_.value_or(foreign_seen_);
+bool Offers::peers_may_not_claim() {
+  if (table_ == nullptr || foreign_peers_.value_or(foreign_seen_)) return true;
+  if (!keys_differ_) keys_differ_ = have_keys_of_their_own(agent_);
+  return *keys_differ_;
 }
 
 bool Offers::allows(std::string_view key, OperationKind kind, const std::vector<Region>& regions) {

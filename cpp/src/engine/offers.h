@@ -92,7 +92,7 @@ class Offers {
   void linger(const OperationPtr& operation, Clock::time_point now, Clock::duration duration);
   static bool is_in_use(const Operation& operation) noexcept;
   /// Whether peers that make no claims are about.
-  bool peers_may_not_claim() const noexcept;
+  bool peers_may_not_claim();
 
   /// What to send to a peer that may use these regions.
   std::string blob_of(const std::vector<Region>& regions);
@@ -105,8 +105,9 @@ class Offers {
   const std::size_t max_linger_bytes_;
   /// Whether somebody has read without a claim.
   bool foreign_seen_ = false;
-  /// Whether remote keys are of registrations, as they are with RDMA: nobody claims then.
-  bool keys_differ_ = false;
+  /// Whether remote keys are of registrations, as they are with RDMA: nobody claims then. Nothing
+  /// before it was of interest.
+  std::optional<bool> keys_differ_;
   /// The agent's connection information; null when this NIXL writes it in an unknown form.
   std::shared_ptr<const Blob> connections_;
   std::shared_ptr<const MetadataEncoder> encoder_;
