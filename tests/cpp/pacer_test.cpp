@@ -36,9 +36,9 @@ class PacerTest : public ::testing::Test {
 TEST_F(PacerTest, WithNothingPendingItPollsFourTimesASecond) {
   load.pending = false;
   EXPECT_EQ(next().mode, Mode::sleep);
-  EXPECT_EQ(pause(), milliseconds(250));
+  EXPECT_EQ(pause(), milliseconds(50));
   now += seconds(100);
-  EXPECT_EQ(pause(), milliseconds(250));
+  EXPECT_EQ(pause(), milliseconds(50));
 }
 
 TEST_F(PacerTest, ASleepEndsForTheNextDeadlineOrNotice) {

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import mmap
 import sys
 import time
@@ -26,10 +27,14 @@ LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, cty
 LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
-def unmapped_address(size: int) -> int:
-    """Where memory was mapped a moment ago, and then was not."""
+# Where nothing else is mapped, so that nothing comes there later.
+_NOWHERE = itertools.count(0x2000_0000_0000, 1 << 32)
+
+
+def map_for_a_while(size: int) -> int:
+    """The address of memory that is to be unmapped with `LIBC.munmap`."""
     protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    return int(LIBC.mmap(None, size, protection, flags, -1, 0))
+    return int(LIBC.mmap(next(_NOWHERE), size, protection, flags, -1, 0))
 
 
 def holds(memory: np.ndarray[Any, np.dtype[np.uint8]], value: int) -> bool:
@@ -67,7 +72,7 @@ class ClaimsPeer(Worker):
         return self.remember(await create(self.nc.Descriptor(memory), **timeout, **places), memory)
 
     async def unmapped(self, request: dict[str, Any]) -> dict[str, Any]:
-        address, size = unmapped_address(request["size"]), request["size"]
+        address, size = map_for_a_while(request["size"]), request["size"]
         descriptor = self.nc.Descriptor((address, size, "cpu", None))
         operation = await self.connector.create_readable(descriptor, timeout=20)
         LIBC.munmap(address, size)
@@ -94,7 +99,7 @@ class ClaimsPeer(Worker):
 
     async def progress(self, request: dict[str, Any]) -> dict[str, Any]:
         operation, _ = self.offers[request["key"]]
-        while operation.status.name == "INITIALIZED":
+        while operation.status.name == "INITIALIZED":  # noqa: ASYNC110
             await asyncio.sleep(0.0005)
         return {"status": operation.status.name}
 

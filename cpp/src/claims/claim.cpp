@@ -17,6 +17,10 @@ constexpr std::chrono::milliseconds kLookPause{1};
 
 }  // namespace
 
+Claim::~Claim() {
+  if (process_ == this_process()) failed(ClaimEnd::abandoned, "abandoned");
+}
+
 bool Claim::stands() const noexcept {
   return table_ != nullptr && slot_.is_open(generation_) && !table_->owner.ended();
 }

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "claims/offer_table.h"
+#include "system/process.h"
 #include "system/process_watch.h"
 #include "system/shared_memory.h"
 #include "wire/offer_location.h"
@@ -36,8 +37,9 @@ class Claim {
         place_(place) {}
   Claim(const Claim&) = delete;
   Claim& operator=(const Claim&) = delete;
-  /// Without a word from the claimant: bytes may be under way.
-  ~Claim() { failed(ClaimEnd::abandoned, "abandoned"); }
+  /// Without a word from the claimant: bytes may be under way. Does nothing in a forked child, whose
+  /// parent has it.
+  ~Claim();
 
   /// The owner's process.
   pid_t owner() const noexcept { return table_ == nullptr ? 0 : table_->owner.process(); }
@@ -53,6 +55,7 @@ class Claim {
   OfferSlot& slot_;
   const std::uint32_t generation_;
   const std::size_t place_;
+  const pid_t process_ = this_process();
 };
 
 /// Claims offers where their owners' tables can be reached; nowhere, when the environment variable

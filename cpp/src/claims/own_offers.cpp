@@ -73,7 +73,9 @@ void OwnOffers::give_back(std::uint32_t index) noexcept {
   free_.push_back(index);
 }
 
-OwnOffers::Place::~Place() { table_->give_back(index_); }
+OwnOffers::Place::~Place() {
+  if (table_->is_this_process()) table_->give_back(index_);
+}
 
 OfferLocation OwnOffers::Place::location(std::uint32_t places) const noexcept {
   return {process_space(), this_process(), table_->memory_.file(), table_->table().header.id,

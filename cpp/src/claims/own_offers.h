@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "claims/offer_table.h"
+#include "system/process.h"
 #include "system/shared_memory.h"
 #include "wire/offer_location.h"
 
@@ -46,9 +47,12 @@ class OwnOffers : public std::enable_shared_from_this<OwnOffers> {
 
  private:
   explicit OwnOffers(SharedMemory memory);
+  /// A forked child has the parent's, and must leave it as it is.
+  bool is_this_process() const noexcept { return process_ == this_process(); }
   void give_back(std::uint32_t index) noexcept;
 
   const SharedMemory memory_;
+  const pid_t process_ = this_process();
   std::mutex mutex_;
   /// Never used so far; those before are in `free_`, in a `Place`, or in `busy_`.
   std::uint32_t unused_ = 0;

@@ -160,10 +160,14 @@ void Admission::poll(Clock::time_point now, std::vector<OperationPtr>& passed) {
   busy.swap(busy_);
   for (const OperationPtr& operation : busy) {
     operation->flight.phase = Phase::fresh;
+    if (operation->progress.ended()) {
+      operation->flight.admitted = true;
+      pass(operation);
+      continue;
+    }
     if (auto failure = ask(operation)) operation->fail(std::move(*failure));
-    if (operation->flight.phase != Phase::claiming || operation->progress.ended()) pass(operation);
+    if (operation->flight.phase != Phase::claiming) pass(operation);
   }
-  std::erase_if(busy_, [](const OperationPtr& operation) { return operation->progress.ended(); });
   if (!granted_.empty() && now >= next_alive_) say_alive(now);
 }
 

@@ -94,8 +94,10 @@ bool Offers::withdraw(const OperationPtr& operation, Clock::time_point now,
   Readers& readers = operation->flight.readers;
   if (readers.place != nullptr) readers.place->slot().close();
   if (!operation->progress.metadata_taken()) return false;
-  const bool used_up = readers.place != nullptr && readers.place->slot().places_left() == 0;
-  if (duration.count() > 0 && (used_up || !peers_may_not_claim())) duration = {};
+  if (duration.count() > 0 && readers.place != nullptr) {
+    const bool used_up = readers.place->slot().places_left() == 0;
+    if (used_up || !peers_may_not_claim()) duration = {};
+  }
   if (duration.count() <= 0 && now >= readers.quiet_at && !is_in_use(*operation)) return false;
   linger(operation, now, duration);
   return true;
@@ -104,6 +106,7 @@ bool Offers::withdraw(const OperationPtr& operation, Clock::time_point now,
 void Offers::linger(const OperationPtr& operation, Clock::time_point now,
                     Clock::duration duration) {
   Flight& flight = operation->flight;
+  if (flight.readers.place != nullptr) flight.readers.place->slot().close();
   flight.phase = Phase::lingering;
   flight.readers.linger_until = now + duration;
   flight.readers.linger_number = ++lingered_;
@@ -151,7 +154,14 @@ void Offers::take(std::string_view sender, const Notice& notice, Clock::time_poi
       const auto had_begun = std::erase_if(
           operation->flight.readers.granted,
           [&](const Readers::Granted& granted) { return granted.claimant == sender; });
-      if (had_begun > 0) operation->flight.readers.quiet_at = now + kQuietTime;
+      Readers& readers = operation->flight.readers;
+      if (had_begun > 0) {
+        readers.quiet_at = now + kQuietTime;
+      } else if (readers.place != nullptr &&
+                 !readers.place->slot().take_place(readers.place->generation())) {
+        // The places are others', who are at it.
+        continue;
+      }
       note_failed(*operation, 1,
                   "the peer '" + printable(sender) + "' reports '" + printable(notice.reason) +
                       "'");
@@ -182,7 +192,7 @@ void Offers::note_done(Operation& operation, std::string_view sender) {
       ++readers.done_by_table;
     } else {
       foreign_seen_ = true;
-      slot.take_place(readers.place->generation());
+      if (!slot.take_place(readers.place->generation()) && places > 1) return;
     }
   }
   ++readers.done;
@@ -201,8 +211,19 @@ void Offers::conclude(const OperationPtr& operation, Clock::time_point now,
   Readers& readers = operation->flight.readers;
   const std::uint32_t places = operation->request.places;
   if (places == kUnlimited || readers.done + readers.failed < places) return;
+  // Of one reader the notice says that its transfer is over; of several one may have been sent twice.
+  const bool lingers = now < readers.quiet_at || (places > 1 && is_in_use(*operation));
+  if (operation->flight.phase != Phase::offered) {
+    if (!lingers) events.push_back({operation, {}});
+    return;
+  }
   if (readers.failed == 0) {
-    events.push_back({operation, Outcome::complete()});
+    if (lingers) {
+      operation->progress.finish(OperationStatus::complete);
+      linger(operation, now, {});
+    } else {
+      events.push_back({operation, Outcome::complete()});
+    }
     return;
   }
   std::string why = operation->request.describe() + ": ";
@@ -211,11 +232,10 @@ void Offers::conclude(const OperationPtr& operation, Clock::time_point now,
            " peers have failed, the first because ";
   }
   Failure failure{ErrorCode::remote_failed, why + readers.reason};
-  if (operation->flight.phase == Phase::offered && now < readers.quiet_at) {
+  if (lingers) {
     operation->fail(std::move(failure));
-    readers.place == nullptr ? void() : readers.place->slot().close();
     linger(operation, now, {});
-  } else if (operation->flight.phase == Phase::offered) {
+  } else {
     events.push_back({operation, Outcome::failed(std::move(failure))});
   }
 }

@@ -10,7 +10,7 @@ using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
 /// With nothing pending: a late peer that still needs an answer gets one.
-constexpr auto kIdlePause = milliseconds(250);
+constexpr auto kIdlePause = milliseconds(50);
 /// The shortest sleep that is worth the wake-up.
 constexpr auto kShortestPause = microseconds(20);
 /// A pause is this fraction of the time since something last happened; a long one, the smaller.

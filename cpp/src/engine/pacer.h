@@ -25,7 +25,7 @@ struct Load {
 /// When the engine polls next, how long it waits with notices, and what callers may do themselves:
 /// all rules of timing. Times are given, none is asked for.
 ///
-/// With nothing pending the thread sleeps, but for a poll at each 250 ms, so that a late peer still
+/// With nothing pending the thread sleeps, but for a poll at each 50 ms, so that a late peer still
 /// gets its answer. While something is pending and something happened less than `spin` ago it polls
 /// without sleeping, but rests for a fraction of what operations take of late, or for the delay
 /// that a peer allows: with many in flight each poll then finds several, and callers get the

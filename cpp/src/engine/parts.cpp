@@ -79,6 +79,8 @@ std::vector<OperationPtr> Parts::send(const OperationPtr& whole,
                                       const std::shared_ptr<EnginePort>& home) {
   Flight& flight = whole->flight;
   flight.phase = Phase::split;
+  // Bytes of the parts may be under way when the whole fails.
+  flight.posted = true;
   flight.parts_left = flight.parts.size();
   split_.insert(whole);
   std::vector<OperationPtr> refused;

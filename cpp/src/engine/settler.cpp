@@ -71,7 +71,9 @@ void Settler::end_claim(Operation& operation, const Outcome& outcome) {
 void Settler::notify_failure(const Operation& operation, Clock::time_point now) {
   const Peer* const peer = operation.flight.peer.get();
   // A part has no key: the notice is of the whole.
-  if (peer == nullptr || peer->broken || operation.request.key.empty() ||
+  // Nothing gets through to a peer that is broken, but by a fresh endpoint: for who waits for it.
+  const bool in_vain = peer != nullptr && peer->broken && operation.flight.claim_number == 0;
+  if (peer == nullptr || in_vain || operation.request.key.empty() ||
       operation.flight.claim != nullptr) {
     return;
   }

@@ -51,7 +51,6 @@ class Settler {
   void complete(Operation& operation, Clock::time_point now);
   /// Before anybody is notified: what they do then may need the place.
   static void end_claim(Operation& operation, const Outcome& outcome);
-  /// Nothing gets through to a peer that is broken.
   void notify_failure(const Operation& operation, Clock::time_point now);
   void count(const Operation& operation, Clock::time_point now) noexcept;
 

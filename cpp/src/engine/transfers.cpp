@@ -22,9 +22,18 @@ const char* unmapped_memory(const Flight& flight) {
   };
   if (std::any_of(flight.local_regions.begin(), flight.local_regions.end(), gone)) return "here";
   const auto& theirs = flight.remote.regions;
-  const bool there = flight.claim != nullptr && flight.claim->stands() &&
-                     std::any_of(theirs.begin(), theirs.end(), gone_there);
+  const bool is_self = flight.peer != nullptr && flight.peer->is_self;
+  const bool there =
+      is_self ? std::any_of(theirs.begin(), theirs.end(), gone)
+              : flight.claim != nullptr && flight.claim->stands() &&
+                    std::any_of(theirs.begin(), theirs.end(), gone_there);
   return there ? "of the peer" : nullptr;
+}
+
+Outcome not_mapped(const Operation& operation, const char* where) {
+  return Outcome::not_posted({ErrorCode::backend, operation.request.describe() +
+                                                      ": an address of the memory " + where +
+                                                      " is not mapped any more"});
 }
 
 }  // namespace
@@ -42,7 +51,12 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
     what = "the memory could not be registered: ";
     flight.lease = registry_.acquire(flight.local_regions);
     what = "NIXL refused the transfer: ";
-    if (flight.peer->is_self) hold_own_memory(*operation);
+    if (flight.peer->is_self) {
+      hold_own_memory(*operation);
+      // NIXL 1.5.1 cuts itself off from itself when such a transfer fails, and can then register
+      // nothing any more: so it must not fail (seen).
+      if (const char* where = unmapped_memory(flight)) return not_mapped(*operation, where);
+    }
     flight.engine_notifies = PeerTable::has_notice_endpoint(*flight.peer) && !request.key.empty();
     flight.transfer.emplace(agent_.create_transfer(
         request.kind, flight.local_regions, flight.remote.regions, flight.peer->alias,
@@ -83,10 +97,10 @@ void Transfers::take_retired(std::vector<Event>& events) {
 Outcome Transfers::broken(const Operation& operation, const AgentError& error) {
   const Flight& flight = operation.flight;
   if (const char* where = unmapped_memory(flight)) {
-    return Outcome::broken({ErrorCode::backend, operation.request.describe() +
-                                                    ": an address of the memory " + where +
-                                                    " is not mapped any more: " + error.what()},
-                           true);
+    Outcome outcome = not_mapped(operation, where);
+    outcome.peer_broken = true;
+    outcome.at_fault = true;
+    return outcome;
   }
   const bool reached = flight.peer->reached;
   return Outcome::broken({reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
