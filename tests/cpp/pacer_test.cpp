@@ -33,7 +33,7 @@ class PacerTest : public ::testing::Test {
   Load load;
 };
 
-TEST_F(PacerTest, WithNothingPendingItPollsFourTimesASecond) {
+TEST_F(PacerTest, WithNothingPendingItPollsTwentyTimesASecond) {
   load.pending = false;
   EXPECT_EQ(next().mode, Mode::sleep);
   EXPECT_EQ(pause(), milliseconds(50));

@@ -131,8 +131,8 @@ TEST_P(Storm, EverythingEndsAndNothingIsLeft) {
   const auto works = [&] {
     const Buffer source(1000, 9);
     const auto offer = left->create_readable({source.descriptor()});
-    return testing::end_of(
-               right->begin_read(offer.metadata(), {Buffer(1000).descriptor()})) == "complete";
+    return testing::end_of(right->begin_read(offer.metadata(), {Buffer(1000).descriptor()})) ==
+           "complete";
   };
   EXPECT_TRUE(testing::eventually(works));
   expect_works();

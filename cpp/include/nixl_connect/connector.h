@@ -204,8 +204,8 @@ class NIXL_CONNECT_API Connector {
   /// `Error(invalid_argument)` for an empty list, and for a descriptor that is impossible, or of
   /// another CUDA device than it says. Descriptors of several kinds of memory may be mixed.
   /// Complete when so many have read it, each a peer's operation of its own: by default one, and
-  /// with `kAnyNumber` never, until it is withdrawn. Whoever comes beyond that number, or late, or a
-  /// second time, gets `Error(offer_closed)`.
+  /// with `kAnyNumber` never, until it is withdrawn. Whoever comes beyond that number, or late, or
+  /// a second time, gets `Error(offer_closed)`.
   Connection create_readable(std::vector<Descriptor> local,
                              std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
                              std::vector<Fence> after = {}, std::uint32_t readers = 1);
@@ -229,9 +229,10 @@ class NIXL_CONNECT_API Connector {
                          std::vector<Fence> after = {});
 
   /// Tells a peer that its offer is not wanted, so that it does not wait for its deadline: its
-  /// operation ends with `remote_failed` and the reason, of which up to 127 bytes of ASCII are sent.
-  /// What is returned is complete when that is on its way. Throws `Error(rejected_metadata)`. An offer
-  /// that is closed already is `offer_closed`. Owners that do not run this library are not told.
+  /// operation ends with `remote_failed` and the reason, of which up to 127 bytes of ASCII are
+  /// sent. What is returned is complete when that is on its way. Throws `Error(rejected_metadata)`.
+  /// An offer that is closed already is `offer_closed`. Owners that do not run this library are not
+  /// told.
   Connection decline(const RdmaMetadata& remote, std::string reason,
                      std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
 

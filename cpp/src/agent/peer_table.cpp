@@ -151,8 +151,7 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   }
 
   const auto failures = failures_.find(id);
-  if (failures != failures_.end() &&
-      std::chrono::steady_clock::now() < failures->second.until) {
+  if (failures != failures_.end() && std::chrono::steady_clock::now() < failures->second.until) {
     throw AgentError("load_remote_md, of a peer that could not be loaded a moment ago",
                      capi::kBackend);
   }

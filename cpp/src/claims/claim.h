@@ -37,8 +37,8 @@ class Claim {
         place_(place) {}
   Claim(const Claim&) = delete;
   Claim& operator=(const Claim&) = delete;
-  /// Without a word from the claimant: bytes may be under way. Does nothing in a forked child, whose
-  /// parent has it.
+  /// Without a word from the claimant: bytes may be under way. Does nothing in a forked child,
+  /// whose parent has it.
   ~Claim();
 
   /// The owner's process.

@@ -32,13 +32,14 @@ struct ClaimsSeen {
 
 /// One offer, in memory that its owner and its claimants share.
 ///
-/// The owner opens it for a number of readers, or writers. A claimant first enters itself, then asks
-/// whether it is open, and takes one of the places; the owner first closes it, then looks who is
-/// entered. So after `close` nobody begins, and whoever has begun is seen. A claimant ends its claim
-/// when its transfer has truly stopped; the claim of one that has died is found by its process.
+/// The owner opens it for a number of readers, or writers. A claimant first enters itself, then
+/// asks whether it is open, and takes one of the places; the owner first closes it, then looks who
+/// is entered. So after `close` nobody begins, and whoever has begun is seen. A claimant ends its
+/// claim when its transfer has truly stopped; the claim of one that has died is found by its
+/// process.
 ///
-/// Thread safety: all members, from any process. Nothing here is trusted: what a claimant writes can
-/// only end this one offer.
+/// Thread safety: all members, from any process. Nothing here is trusted: what a claimant writes
+/// can only end this one offer.
 class OfferSlot {
  public:
   /// So many may be at one offer at the same time; others wait.
@@ -61,8 +62,8 @@ class OfferSlot {
   std::uint32_t places_left() const noexcept;
   /// Whether a claimant is entered, dead or alive.
   bool is_claimed() const noexcept;
-  /// Looks through the claims, and takes those out that have failed; and those whose process is gone,
-  /// if `whether_alive` is asked for.
+  /// Looks through the claims, and takes those out that have failed; and those whose process is
+  /// gone, if `whether_alive` is asked for.
   ClaimsSeen review(bool whether_alive) noexcept;
   /// How many claims of this offer have ended well.
   std::uint32_t done() const noexcept { return done_.load(std::memory_order_acquire); }

@@ -78,8 +78,9 @@ OwnOffers::Place::~Place() {
 }
 
 OfferLocation OwnOffers::Place::location(std::uint32_t places) const noexcept {
-  return {process_space(), this_process(), table_->memory_.file(), table_->table().header.id,
-          index_,          generation_,    places};
+  return {
+      process_space(), this_process(), table_->memory_.file(), table_->table().header.id, index_,
+      generation_,     places};
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -37,7 +37,8 @@ class OwnOffers : public std::enable_shared_from_this<OwnOffers> {
     const std::uint32_t generation_;
   };
 
-  /// Made at the first call, and anew in a forked child. Null when the system gives no memory for it.
+  /// Made at the first call, and anew in a forked child. Null when the system gives no memory for
+  /// it.
   static std::shared_ptr<OwnOffers> of_this_process();
 
   /// Null when all slots are taken.

@@ -22,8 +22,8 @@ Failure closed_offer(const Operation& operation) {
 }
 
 Failure unmapped_address(const Operation& operation) {
-  return {ErrorCode::backend,
-          operation.request.describe() + ": an address of the peer's memory is not mapped any more"};
+  return {ErrorCode::backend, operation.request.describe() +
+                                  ": an address of the peer's memory is not mapped any more"};
 }
 
 bool all_mapped(const std::vector<Region>& regions, pid_t process) {
@@ -45,7 +45,8 @@ std::optional<Failure> Admission::ask(const OperationPtr& operation) {
   if (!location) return std::nullopt;
   switch (claims_.claim(*location, flight.claim)) {
     case Claims::Answer::granted:
-      if (checks_addresses_ && operation->request.declined.empty() && !all_mapped(flight.remote.regions, location->process)) {
+      if (checks_addresses_ && operation->request.declined.empty() &&
+          !all_mapped(flight.remote.regions, location->process)) {
         return unmapped_address(*operation);
       }
       return std::nullopt;
@@ -67,19 +68,17 @@ Failure Admission::gone(const Operation& operation) const {
   const bool reached = peers_.was_reached(operation.flight.remote);
   return {reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
           operation.request.describe() + ": the peer " +
-              (reached ? "has disconnected" : "could not be reached") +
-              ": its process has ended"};
+              (reached ? "has disconnected" : "could not be reached") + ": its process has ended"};
 }
 
-std::optional<Failure> Admission::ask_by_message(const OperationPtr& operation,
-                                                 bool key_enforces) {
+std::optional<Failure> Admission::ask_by_message(const OperationPtr& operation, bool key_enforces) {
   Flight& flight = operation->flight;
   try {
     flight.peer = peers_.admit(flight.remote);
   } catch (const AgentError& error) {
-    return Failure{ErrorCode::peer_unreachable, operation->request.describe() +
-                                                    ": NIXL refused the peer's metadata: " +
-                                                    error.what()};
+    return Failure{
+        ErrorCode::peer_unreachable,
+        operation->request.describe() + ": NIXL refused the peer's metadata: " + error.what()};
   }
   if (key_enforces && flight.peer->keys_differ) return std::nullopt;
   flight.admitted = false;
@@ -116,9 +115,8 @@ void Admission::take(std::string_view sender, const Notice& notice) {
     const std::string& expected = operation->flight.peer->name;
     if (sender != expected) {
       operation->fail({ErrorCode::peer_unreachable,
-                       operation->request.describe() + ": another agent, '" +
-                           std::string(sender) + "', answers at the address of '" + expected +
-                           "'"});
+                       operation->request.describe() + ": another agent, '" + std::string(sender) +
+                           "', answers at the address of '" + expected + "'"});
     } else if (answer == ClaimAnswer::closed) {
       operation->fail(closed_offer(*operation));
     } else if (answer == ClaimAnswer::unmapped) {
@@ -133,9 +131,7 @@ void Admission::take(std::string_view sender, const Notice& notice) {
   }
 }
 
-void Admission::reply(const Notice& notice,
-                      const ClaimAnswers& answers,
-                      Clock::time_point now) {
+void Admission::reply(const Notice& notice, const ClaimAnswers& answers, Clock::time_point now) {
   auto blob = Blob::parse(std::string(notice.connection_information));
   const RemoteOffer claimant = RemoteOffer::resolve(std::move(blob), peers_.backend(), {});
   outbox_.add_message(peers_.admit(claimant), answer_message(answers), now);

@@ -17,10 +17,10 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-/// Claims a place of the peer's offer for each active operation, before it may begin: in the owner's
-/// table, where that can be reached; by messages elsewhere. Owners that know nothing of claims are
-/// not asked, and neither is one whose remote key enforces the offer (RDMA), if it is for one reader
-/// or any number.
+/// Claims a place of the peer's offer for each active operation, before it may begin: in the
+/// owner's table, where that can be reached; by messages elsewhere. Owners that know nothing of
+/// claims are not asked, and neither is one whose remote key enforces the offer (RDMA), if it is
+/// for one reader or any number.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Admission {
@@ -35,8 +35,7 @@ class Admission {
   /// The owner's answers.
   void take(std::string_view sender, const Notice& notice);
   /// Answers a peer's claims. Throws what cannot be read, or reached.
-  void reply(const Notice& notice, const ClaimAnswers& answers,
-             Clock::time_point now);
+  void reply(const Notice& notice, const ClaimAnswers& answers, Clock::time_point now);
   /// Sends the claims that wait for others.
   void send(std::string_view connection_information, Clock::time_point now);
   /// The operation has come to its end.
@@ -64,8 +63,8 @@ class Admission {
 
   PeerTable& peers_;
   Outbox& outbox_;
-  /// Whether a peer of this host may be reached by TCP, where a bad address would be its death: it is
-  /// not, unless `UCX_TLS` says so, as where its table can be reached its memory can.
+  /// Whether a peer of this host may be reached by TCP, where a bad address would be its death: it
+  /// is not, unless `UCX_TLS` says so, as where its table can be reached its memory can.
   const bool checks_addresses_;
   Claims claims_;
   std::uint64_t last_number_ = 0;

@@ -21,8 +21,8 @@ EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<E
       transfers_(agent_, registry_, peers_, offers_),
       retries_(peers_, registry_),
       pacer_(state.options.spin, state.options.max_pause, Clock::now()),
-      settler_({state.counters, registry_, peers_, outbox_, offers_, admission_, deadlines_,
-               pacer_}) {}
+      settler_(
+          {state.counters, registry_, peers_, outbox_, offers_, admission_, deadlines_, pacer_}) {}
 
 std::vector<std::shared_ptr<Releasable>> EngineLoop::run() {
   Wait wait{Clock::now(), Wait::Mode::none};
@@ -41,8 +41,9 @@ std::vector<std::shared_ptr<Releasable>> EngineLoop::run() {
       const auto now = Clock::now();
       if (closing_) {
         outbox_.flush(now);
-        const bool at_rest = transfers_.in_flight().empty() && parts_.empty() && !outbox_.is_hopeful() &&
-                             now >= outbox_.flush_until() && !offers_.is_any_in_use();
+        const bool at_rest = transfers_.in_flight().empty() && parts_.empty() &&
+                             !outbox_.is_hopeful() && now >= outbox_.flush_until() &&
+                             !offers_.is_any_in_use();
         if (at_rest || now >= grace_ends) return drop_transfers();
       }
       if (worked) pacer_.worked(now);
@@ -335,8 +336,8 @@ bool EngineLoop::expire_deadlines() {
         flight.phase == Phase::in_flight ? cuda_memory_advice(flight.local_regions) : "";
     const char* was = flight.phase == Phase::fenced     ? "the work that it waits for is not done"
                       : flight.phase == Phase::claiming ? "the peer has not let it begin"
-                      : operation->request.passive  ? "no peer has completed it"
-                                                    : "the transfer has not ended";
+                      : operation->request.passive      ? "no peer has completed it"
+                                                        : "the transfer has not ended";
     operation->fail({ErrorCode::timed_out, operation->request.describe() + ": the deadline of " +
                                                in_seconds(*operation->request.time_limit) +
                                                " passed, and " + was + advice});
@@ -368,7 +369,8 @@ Load EngineLoop::publish_load(Clock::time_point now) noexcept {
 
 bool EngineLoop::pending(Clock::time_point now) const noexcept {
   return !offers_.empty() || !transfers_.in_flight().empty() || !fences_.empty() ||
-         !outbox_.empty() || !admission_.empty() || !retries_.empty() || now < outbox_.flush_until();
+         !outbox_.empty() || !admission_.empty() || !retries_.empty() ||
+         now < outbox_.flush_until();
 }
 
 void EngineLoop::settle(const OperationPtr& operation, Outcome outcome) {

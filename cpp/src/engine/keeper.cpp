@@ -30,8 +30,8 @@ Kept& kept() {
   return all;
 }
 
-/// Takes out what is not in use any more. Returns nothing, and there is no thread from then on, when
-/// nothing is left.
+/// Takes out what is not in use any more. Returns nothing, and there is no thread from then on,
+/// when nothing is left.
 std::vector<std::shared_ptr<Releasable>> take_free() {
   std::vector<std::shared_ptr<Releasable>> free;
   Kept& all = kept();

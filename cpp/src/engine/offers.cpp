@@ -12,7 +12,8 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
 
-/// For so long bytes of a transfer that was broken off may still arrive, from a socket of this host.
+/// For so long bytes of a transfer that was broken off may still arrive, from a socket of this
+/// host.
 constexpr std::chrono::milliseconds kQuietTime{250};
 /// How often it is looked for what claimants have said, at most; for those that have died, and for
 /// notices that were lost.
@@ -22,8 +23,8 @@ constexpr std::chrono::milliseconds kThoroughReviewPause{100};
 /// One to whom a place was granted says once a second that its transfer goes on.
 constexpr std::chrono::seconds kLongestSilence{10};
 
-/// The host's memory may have been unmapped under an offer; over TCP this process itself would touch
-/// it then.
+/// The host's memory may have been unmapped under an offer; over TCP this process itself would
+/// touch it then.
 bool all_mapped(const std::vector<Region>& regions) {
   return std::all_of(regions.begin(), regions.end(), [](const Region& region) {
     return region.type != kDram || is_mapped(region.address, region.size);
@@ -162,9 +163,9 @@ void Offers::take(std::string_view sender, const Notice& notice, Clock::time_poi
         // The places are others', who are at it.
         continue;
       }
-      note_failed(*operation, 1,
-                  "the peer '" + printable(sender) + "' reports '" + printable(notice.reason) +
-                      "'");
+      note_failed(
+          *operation, 1,
+          "the peer '" + printable(sender) + "' reports '" + printable(notice.reason) + "'");
     } else {
       note_done(*operation, sender);
     }
@@ -211,7 +212,8 @@ void Offers::conclude(const OperationPtr& operation, Clock::time_point now,
   Readers& readers = operation->flight.readers;
   const std::uint32_t places = operation->request.places;
   if (places == kUnlimited || readers.done + readers.failed < places) return;
-  // Of one reader the notice says that its transfer is over; of several one may have been sent twice.
+  // Of one reader the notice says that its transfer is over; of several one may have been sent
+  // twice.
   const bool lingers = now < readers.quiet_at || (places > 1 && is_in_use(*operation));
   if (operation->flight.phase != Phase::offered) {
     if (!lingers) events.push_back({operation, {}});
@@ -271,7 +273,8 @@ void Offers::review(Clock::time_point now, std::vector<Event>& events) {
   }
   reports_seen_ = reports;
   const auto ended = Clock::now();
-  no_review_before_ = ended + std::max<Clock::duration>(kReviewPause, kReviewFraction * (ended - now));
+  no_review_before_ =
+      ended + std::max<Clock::duration>(kReviewPause, kReviewFraction * (ended - now));
   if (thoroughly) next_review_ = ended + kThoroughReviewPause;
 }
 

@@ -35,21 +35,21 @@ class Offers {
   /// Registers the operation's memory and makes its metadata: a peer may act from now on. Throws
   /// `AgentError`; what it has registered is in the flight's lease then, too.
   void open(const OperationPtr& operation);
-  /// The operation has ended on this side: nobody begins with it any more. Returns whether its memory
-  /// must stay registered and alive, because somebody is at it, or a peer that makes no claims may be
-  /// for so long; `review` then tells when that is over.
+  /// The operation has ended on this side: nobody begins with it any more. Returns whether its
+  /// memory must stay registered and alive, because somebody is at it, or a peer that makes no
+  /// claims may be for so long; `review` then tells when that is over.
   bool withdraw(const OperationPtr& operation, Clock::time_point now, Clock::duration linger);
   /// Peers are not waited for any more. Harmless when it is no offer.
   void remove(Operation& operation);
-  /// Appends what a notification says of operations that have come to an end with it; mostly of one,
-  /// of none when nothing waits for it.
+  /// Appends what a notification says of operations that have come to an end with it; mostly of
+  /// one, of none when nothing waits for it.
   void take(std::string_view sender, const Notice& notice, Clock::time_point now,
             std::vector<Event>& events);
   /// Takes a place for each claim that comes by a message, and appends the answers.
   void answer(std::string_view sender, const Notice& notice, Clock::time_point now,
               ClaimAnswers& answers);
-  /// Looks, if it is time, whether readers have failed or died, or nobody is at an offer any more that
-  /// lingers.
+  /// Looks, if it is time, whether readers have failed or died, or nobody is at an offer any more
+  /// that lingers.
   void review(Clock::time_point now, std::vector<Event>& events);
   /// Whether somebody is at an offer that lingers.
   bool is_any_in_use() const noexcept;

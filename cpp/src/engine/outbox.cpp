@@ -10,8 +10,9 @@ namespace {
 
 /// After so many completions the notice is sent, whatever delay it allows.
 constexpr std::size_t kMostKeys = 64;
-/// A notice that NIXL refuses is tried again after such a pause, then after twice as long each time,
-/// and for so long: the owner's deadline is not known here, and this is what it is by default.
+/// A notice that NIXL refuses is tried again after such a pause, then after twice as long each
+/// time, and for so long: the owner's deadline is not known here, and this is what it is by
+/// default.
 constexpr auto kRefusalPause = std::chrono::milliseconds(1);
 constexpr auto kLongestRefusalPause = std::chrono::milliseconds(1000);
 constexpr auto kPatience = std::chrono::minutes(5);
@@ -82,9 +83,8 @@ void Outbox::send_waiting(Clock::time_point now) {
 }
 
 bool Outbox::is_hopeful() const noexcept {
-  return std::any_of(notices_.begin(), notices_.end(), [](const Pending& notice) {
-    return notice.refusals < kHopefulRefusals;
-  });
+  return std::any_of(notices_.begin(), notices_.end(),
+                     [](const Pending& notice) { return notice.refusals < kHopefulRefusals; });
 }
 
 bool Outbox::send(Pending& notice, Clock::time_point now) {
@@ -103,8 +103,9 @@ bool Outbox::send(Pending& notice, Clock::time_point now) {
     counters_.notifications_refused.add(1);
     // The endpoint may be what is wrong: the next operation has the peer loaded afresh.
     peers_.failed(*notice.peer);
-    notice.due = now + std::min<Clock::duration>(kLongestRefusalPause,
-                                                 kRefusalPause * (1 << std::min(notice.refusals, 10)));
+    notice.due =
+        now + std::min<Clock::duration>(kLongestRefusalPause,
+                                        kRefusalPause * (1 << std::min(notice.refusals, 10)));
     ++notice.refusals;
     // In the end the peer's own deadline ends its side.
     return notice.must_know ? now >= notice.until : notice.refusals >= kMostRefusals;

@@ -14,9 +14,9 @@
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 /// Notices to peers: an operation has completed, or has failed. Those of completions wait for as
-/// long as the peer allows, and go together. What NIXL refuses is sent again, after pauses that grow:
-/// by the notice endpoint at first, by that of the transfers then, and by fresh ones after that, until
-/// nobody waits for it any more.
+/// long as the peer allows, and go together. What NIXL refuses is sent again, after pauses that
+/// grow: by the notice endpoint at first, by that of the transfers then, and by fresh ones after
+/// that, until nobody waits for it any more.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Outbox {
@@ -24,8 +24,8 @@ class Outbox {
   Outbox(Agent& agent, PeerTable& peers, EngineCounters& counters)
       : agent_(agent), peers_(peers), counters_(counters) {}
 
-  /// The peer's operation has completed; the notice is sent within the delay. `must_know` is whether
-  /// the peer has no other way to learn of it.
+  /// The peer's operation has completed; the notice is sent within the delay. `must_know` is
+  /// whether the peer has no other way to learn of it.
   void add_success(const std::shared_ptr<Peer>& peer, std::string_view key,
                    std::chrono::microseconds delay, Clock::time_point now, bool must_know = true);
   /// The peer's operation has failed. Sent at once.

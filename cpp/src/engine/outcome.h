@@ -15,8 +15,8 @@ struct Outcome {
   std::optional<Failure> failure;
   /// Whether the peer waits for a notice, because nothing comes.
   bool notify_peer = false;
-  /// Whether the transfer has failed, and with it the peer as it is loaded; and whether that is this
-  /// operation's own doing.
+  /// Whether the transfer has failed, and with it the peer as it is loaded; and whether that is
+  /// this operation's own doing.
   bool peer_broken = false;
   bool at_fault = false;
 

@@ -74,9 +74,7 @@ class Progress {
     /// With the first milestone only: not before so many readers have completed, or the end.
     std::uint32_t readers = 0;
   };
-  bool have_read(std::uint32_t count) const noexcept {
-    return ended() || readers_done() >= count;
-  }
+  bool have_read(std::uint32_t count) const noexcept { return ended() || readers_done() >= count; }
   /// Takes the watchers out that this is for, and notifies them and those who wait. Called with
   /// `lock`, which it gives up.
   template <typename IsDue>

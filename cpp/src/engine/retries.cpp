@@ -23,7 +23,8 @@ bool Retries::take(const OperationPtr& operation) {
   };
   auto queue = std::find_if(queues_.begin(), queues_.end(), is_its);
   if (queue == queues_.end()) {
-    queue = queues_.insert(queues_.end(), {flight.peer->name, flight.peer->address, {}, {}, {}, {}});
+    queue =
+        queues_.insert(queues_.end(), {flight.peer->name, flight.peer->address, {}, {}, {}, {}});
   }
   queue->reached |= flight.peer->reached;
   flight.retried = true;

@@ -12,10 +12,10 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-/// Transfers whose endpoint has broken under them: one operation's bad address breaks it for all that
-/// are in flight there. Each but that one is begun again, once, if its offer stands and its peer
-/// lives: one at a time for each peer, by an endpoint that nothing else uses, so that none can do the
-/// same to the others again.
+/// Transfers whose endpoint has broken under them: one operation's bad address breaks it for all
+/// that are in flight there. Each but that one is begun again, once, if its offer stands and its
+/// peer lives: one at a time for each peer, by an endpoint that nothing else uses, so that none can
+/// do the same to the others again.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Retries {

@@ -24,7 +24,8 @@ void Settler::settle(const OperationPtr& operation, Outcome outcome) {
   needs_.offers.remove(*operation);
   needs_.deadlines.remove(*operation);
   // Parts count as the operation that they are of, and refusals not.
-  if (flight.whole.operation == nullptr && operation->request.declined.empty()) count(*operation, now);
+  if (flight.whole.operation == nullptr && operation->request.declined.empty())
+    count(*operation, now);
   if (flight.claim_number != 0) needs_.admission.forget(*operation);
   leases_.insert(leases_.end(), flight.lease.begin(), flight.lease.end());
   flight.detach();

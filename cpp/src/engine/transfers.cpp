@@ -23,10 +23,9 @@ const char* unmapped_memory(const Flight& flight) {
   if (std::any_of(flight.local_regions.begin(), flight.local_regions.end(), gone)) return "here";
   const auto& theirs = flight.remote.regions;
   const bool is_self = flight.peer != nullptr && flight.peer->is_self;
-  const bool there =
-      is_self ? std::any_of(theirs.begin(), theirs.end(), gone)
-              : flight.claim != nullptr && flight.claim->stands() &&
-                    std::any_of(theirs.begin(), theirs.end(), gone_there);
+  const bool there = is_self ? std::any_of(theirs.begin(), theirs.end(), gone)
+                             : flight.claim != nullptr && flight.claim->stands() &&
+                                   std::any_of(theirs.begin(), theirs.end(), gone_there);
   return there ? "of the peer" : nullptr;
 }
 

@@ -32,15 +32,14 @@ SharedMemory SharedMemory::make(const char* name, std::size_t size) noexcept {
   const int file = ::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (file < 0) return made;
   made.file_ = file;
-  if (::ftruncate(file, static_cast<off_t>(size)) == 0 &&
-      ::fcntl(file, F_ADD_SEALS, kSeals) == 0) {
+  if (::ftruncate(file, static_cast<off_t>(size)) == 0 && ::fcntl(file, F_ADD_SEALS, kSeals) == 0) {
     made.map(file, size);
   }
   return made ? std::move(made) : SharedMemory();
 }
 
-SharedMemory SharedMemory::of_process(pid_t process, int file, const char* name,
-                                      std::size_t size, bool& forbidden) noexcept {
+SharedMemory SharedMemory::of_process(pid_t process, int file, const char* name, std::size_t size,
+                                      bool& forbidden) noexcept {
   SharedMemory found;
   std::array<char, 48> path;
   std::snprintf(path.data(), path.size(), "/proc/%d/fd/%d", static_cast<int>(process), file);

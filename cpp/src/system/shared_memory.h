@@ -14,14 +14,14 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 class SharedMemory {
  public:
   SharedMemory() = default;
-  /// Makes `size` zero bytes; pages are taken as they are written. Empty when the system has no such
-  /// thing to give.
+  /// Makes `size` zero bytes; pages are taken as they are written. Empty when the system has no
+  /// such thing to give.
   static SharedMemory make(const char* name, std::size_t size) noexcept;
   /// What a process has open as `file`, if that is a memfd of this user's and of exactly this name
   /// and size, and cannot shrink under its readers. Else empty: nothing else is opened, let alone
   /// mapped, whatever the numbers say. `forbidden` tells whether the process may not be asked.
-  static SharedMemory of_process(pid_t process, int file, const char* name,
-                                 std::size_t size, bool& forbidden) noexcept;
+  static SharedMemory of_process(pid_t process, int file, const char* name, std::size_t size,
+                                 bool& forbidden) noexcept;
   SharedMemory(SharedMemory&& other) noexcept { *this = static_cast<SharedMemory&&>(other); }
   SharedMemory& operator=(SharedMemory&& other) noexcept;
   ~SharedMemory();

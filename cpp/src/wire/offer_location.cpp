@@ -18,8 +18,7 @@ bool read(std::string_view& text, Number& number) {
   using Unsigned = std::make_unsigned_t<Number>;
   Unsigned value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, kBase);
-  if (error != std::errc{} ||
-      value > static_cast<Unsigned>(std::numeric_limits<Number>::max())) {
+  if (error != std::errc{} || value > static_cast<Unsigned>(std::numeric_limits<Number>::max())) {
     return false;
   }
   number = static_cast<Number>(value);
