@@ -31,7 +31,10 @@ TEST(RegionIndex, FindsExactlyTheOverlapping) {
     for (int query = 0; query < 50; ++query) {
       const Region wanted{kDram, pick(0, 2), pick(1, 600), pick(1, 300)};
       std::set<Region> found;
-      index.for_each_overlapping(wanted, [&](const auto& entry) { found.insert(entry.first); });
+      index.for_each_overlapping(wanted, [&](const auto& entry) {
+        found.insert(entry.first);
+        return true;
+      });
       std::set<Region> expected;
       for (const Region& region : all) {
         if (region.overlaps(wanted)) expected.insert(region);

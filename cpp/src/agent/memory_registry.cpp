@@ -36,9 +36,11 @@ void MemoryRegistry::acquire(const std::vector<Region>& wanted, Lease& lease) {
   }
   for (const Region& region : wanted) {
     users_.for_each_overlapping(region, [&](const auto& entry) {
-      if (!entry.first.covers(region)) return;
-      lease.push_back(entry.first);
-      ++users_.find(entry.first)->second;
+      if (entry.first.covers(region)) {
+        lease.push_back(entry.first);
+        ++users_.find(entry.first)->second;
+      }
+      return true;
     });
   }
 }

@@ -14,6 +14,9 @@ namespace {
 constexpr std::chrono::milliseconds kFirstPause{20};
 constexpr std::chrono::milliseconds kLongestPause{2000};
 
+/// How many loaded regions each offered one may be compared with, on average.
+constexpr std::size_t kComparedOfEach = 256;
+
 Region everywhere(const Region& like) {
   return {like.type, like.device, 1, std::numeric_limits<std::size_t>::max() - 1};
 }
@@ -253,6 +256,9 @@ void PeerTable::note_failure(const IdView& id) {
 
 bool PeerTable::fits(const Peer& peer, const RemoteOffer& offer,
                      std::vector<Blob::Element>& missing) const {
+  // A peer may offer thousands of regions that overlap: to load it afresh takes less then.
+  const std::size_t most_compared = kComparedOfEach * (offer.regions.size() + kComparedOfEach);
+  std::size_t compared = 0;
   for (std::size_t i = 0; i < offer.regions.size(); ++i) {
     const Region& region = offer.regions[i];
     const std::string_view key = offer.remote_keys[i];
@@ -269,11 +275,15 @@ bool PeerTable::fits(const Peer& peer, const RemoteOffer& offer,
     bool loaded = false;
     bool clash = false;
     peer.remote_keys.for_each_overlapping(region, [&](const auto& known) {
+      ++compared;
       if (known.second == key) {
         loaded = loaded || known.first == region;
       } else {
-        clash = clash || !still_offered(*offer.blob, known.first, known.second);
+        compared += offer.regions.size();
+        clash = !still_offered(*offer.blob, known.first, known.second);
       }
+      clash = clash || compared > most_compared;
+      return !clash;
     });
     if (clash) return false;
     if (!loaded) missing.push_back({region, key});

@@ -43,7 +43,7 @@ class RegionIndex {
     if (by_size_[its_class].empty()) occupied_ &= ~(std::uint64_t{1} << its_class);
   }
 
-  /// Calls `visit(const Entry&)` for each entry that overlaps `region`.
+  /// Calls `visit(const Entry&)` for each entry that overlaps `region`, until it returns false.
   template <typename Visit>
   void for_each_overlapping(const Region& region, Visit visit) const {
     // Entries of one class are of one size within a factor of two, so those that can reach the
@@ -57,7 +57,7 @@ class RegionIndex {
         --it;
         if (!it->same_place(region)) break;
         if (it->overlaps(region)) {
-          visit(*entries_.find(*it));
+          if (!visit(*entries_.find(*it))) return;
         } else if (region.address - it->address >= 2 * it->size) {
           break;
         }
@@ -73,6 +73,7 @@ class RegionIndex {
           (smallest == nullptr || entry.first.size < smallest->first.size)) {
         smallest = &entry;
       }
+      return true;
     });
     return smallest;
   }
