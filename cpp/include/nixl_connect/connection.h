@@ -86,10 +86,11 @@ class NIXL_CONNECT_API Connection {
   /// false when the timeout came first; the operation goes on then.
   bool wait(std::optional<std::chrono::nanoseconds> timeout = std::nullopt) const;
 
-  /// How many peers have read what a passive operation offers, or written it; and how many have
-  /// failed. One that was made for several is complete when all have, and has failed when all have
-  /// ended and one of them has failed.
+  /// How many peers have read what a passive operation offers, or written it. One that was made for
+  /// several is complete when all have.
   std::uint32_t readers_done() const noexcept;
+  /// How many peers have failed, or died, after they had begun. One that was made for several has
+  /// failed when all have ended and one of them has failed.
   std::uint32_t readers_failed() const noexcept;
   /// Blocks until so many have, or the operation has ended, or the timeout. Returns whether so many
   /// have; throws the failure of an operation that has ended before.
