@@ -25,10 +25,11 @@ struct FakeAgent {
   explicit FakeAgent(const std::string& name)
       : agent(NixlApi::load(FAKE_NIXL_LIBRARY, {}), name, "UCX", {}, false) {}
 
-  /// A passive operation, open.
-  OperationPtr offer(const Buffer& buffer) {
-    auto operation = make_operation();
+  /// A passive operation, open: for one reader whose claims nobody sees, or for several.
+  OperationPtr offer(const Buffer& buffer, std::uint32_t places = 1) {
+    auto operation = make_operation(OperationKind::read, true, true, places);
     operation->flight.local_regions = {region_of(buffer)};
+    if (places > 1) operation->flight.readers.place = OwnOffers::of_this_process()->take();
     offers.open(operation);
     return operation;
   }

@@ -7,10 +7,12 @@
 namespace nixl_connect {
 namespace {
 
+using ::testing::ElementsAre;
 using testing::FakeAgent;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using testing::make_operation;
+using ::testing::Pair;
 using ::testing::SizeIs;
 
 class OffersTest : public testing::FakeAgentsTest {
@@ -91,6 +93,48 @@ TEST_F(OffersTest, LingerOnlyIfAPeerMayKnowOfThem) {
   const auto now = Clock::now();
   const auto secret = owner->offer(source);
   EXPECT_FALSE(offers().withdraw(secret, now, std::chrono::seconds(1)));
+}
+
+TEST_F(OffersTest, EachClaimByAMessageIsEndedByItself) {
+  const auto operation = owner->offer(source, 2);
+  ClaimAnswers answers;
+  const std::string claims =
+      claim_message({{1, operation->request.key}, {2, operation->request.key}}, "where");
+  offers().answer("peer", Notice::read(claims), Clock::now(), answers);
+  EXPECT_THAT(answers, ElementsAre(Pair(1, ClaimAnswer::granted), Pair(2, ClaimAnswer::granted)));
+  EXPECT_THAT(take(failure_notice(operation->request.key, "backend")), IsEmpty());
+  EXPECT_EQ(operation->progress.readers_failed(), 1u);
+  EXPECT_THAT(operation->flight.readers.granted, SizeIs(1)) << "the other is still at it";
+  EXPECT_THAT(take(operation->request.key), IsEmpty()) << "bytes of the first may be under way";
+  EXPECT_EQ(operation->progress.failure()->code, ErrorCode::remote_failed);
+  EXPECT_EQ(operation->flight.phase, Phase::lingering);
+}
+
+TEST_F(OffersTest, OneWhoIsSilentIsTakenForDead) {
+  const auto operation = owner->offer(source, 2);
+  EXPECT_TRUE(operation->progress.take_metadata());
+  ClaimAnswers answers;
+  const auto now = Clock::now();
+  for (const std::uint64_t number : {1, 2}) {
+    const std::string claim = claim_message({{number, operation->request.key}}, "where");
+    offers().answer("peer" + std::to_string(number), Notice::read(claim), now, answers);
+  }
+  const auto review_at = [&](int seconds) {
+    std::vector<Event> events;
+    offers().review(now + std::chrono::seconds(seconds), events);
+    return operation->flight.readers.granted.size();
+  };
+  EXPECT_EQ(review_at(9), 2u);
+  std::vector<Event> events;
+  const std::string alive = alive_message({1});
+  offers().take("peer1", Notice::read(alive), now + std::chrono::seconds(9), events);
+  offers().take("peer1", Notice::read(alive_message({2})), now + std::chrono::seconds(9), events);
+  EXPECT_EQ(review_at(12), 1u) << "nobody speaks for another";
+  EXPECT_EQ(operation->progress.readers_failed(), 1u);
+  EXPECT_TRUE(offers().withdraw(operation, now, {}));
+  EXPECT_TRUE(offers().is_any_in_use());
+  EXPECT_EQ(review_at(30), 0u);
+  EXPECT_FALSE(offers().is_any_in_use());
 }
 
 TEST_F(OffersTest, ThatAreRemovedAreNotFound) {

@@ -31,6 +31,15 @@ bool all_mapped(const std::vector<Region>& regions) {
   });
 }
 
+/// Takes one of the places back that were granted to this claimant; false when it has none.
+bool take_grant(Readers& readers, std::string_view claimant) {
+  const auto granted = std::find_if(readers.granted.begin(), readers.granted.end(),
+                                    [&](const auto& each) { return each.claimant == claimant; });
+  if (granted == readers.granted.end()) return false;
+  readers.granted.erase(granted);
+  return true;
+}
+
 /// Whether each registration has a remote key of its own, as with RDMA.
 bool have_keys_of_their_own(Agent& agent) {
   alignas(4096) static std::array<char, 2 * 4096> pages;
@@ -151,12 +160,12 @@ void Offers::take(std::string_view sender, const Notice& notice, Clock::time_poi
     }
     ++matched_;
     const OperationPtr operation = it->second;
+    Readers& readers = operation->flight.readers;
+    const std::uint32_t places = operation->request.places;
+    // All have ended, and the operation is about to.
+    if (places != kUnlimited && readers.done + readers.failed >= places) continue;
     if (notice.kind == Notice::Kind::failed) {
-      const auto had_begun = std::erase_if(
-          operation->flight.readers.granted,
-          [&](const Readers::Granted& granted) { return granted.claimant == sender; });
-      Readers& readers = operation->flight.readers;
-      if (had_begun > 0) {
+      if (take_grant(readers, sender)) {
         readers.quiet_at = now + kQuietTime;
       } else if (readers.place != nullptr &&
                  !readers.place->slot().take_place(readers.place->generation())) {
@@ -175,10 +184,8 @@ void Offers::take(std::string_view sender, const Notice& notice, Clock::time_poi
 
 void Offers::note_done(Operation& operation, std::string_view sender) {
   Readers& readers = operation.flight.readers;
-  const auto granted = std::find_if(readers.granted.begin(), readers.granted.end(),
-                                    [&](const auto& each) { return each.claimant == sender; });
-  if (granted != readers.granted.end()) {
-    readers.granted.erase(granted);
+  if (take_grant(readers, sender)) {
+    // It was counted when its place was granted.
   } else if (readers.without_notice > 0) {
     // Counted already.
     --readers.without_notice;
