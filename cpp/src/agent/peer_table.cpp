@@ -171,7 +171,7 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
 }
 
 std::shared_ptr<Peer> PeerTable::admit_alone(const RemoteOffer& offer,
-                                             std::shared_ptr<Peer> endpoint) {
+                                             const std::shared_ptr<Peer>& endpoint) {
   if (endpoint != nullptr && !endpoint->broken) {
     std::vector<Blob::Element> missing;
     const bool has_more_keys = !has_one_key_at_each_place(offer) && !endpoint->keys_differ;
@@ -194,12 +194,12 @@ std::shared_ptr<Peer> PeerTable::fresh(const Peer& peer) {
   return admit(nothing);
 }
 
-void PeerTable::adopt(std::shared_ptr<Peer> endpoint) {
+void PeerTable::adopt(const std::shared_ptr<Peer>& endpoint) {
   if (endpoint->broken) return;
   endpoint->used = ++uses_;
   const Id id = IdView(endpoint->name, endpoint->address).copy();
   if (!current_.contains(id)) make_room();
-  current_.try_emplace(id, std::move(endpoint));
+  current_.try_emplace(id, endpoint);
 }
 
 std::shared_ptr<Peer> PeerTable::load_new(const RemoteOffer& offer, bool keys_differ) {

@@ -119,9 +119,10 @@ class PeerTable {
   std::shared_ptr<Peer> admit(const RemoteOffer& offer);
 
   /// The same by an endpoint that nobody else uses: this one, if it fits, or a new one.
-  std::shared_ptr<Peer> admit_alone(const RemoteOffer& offer, std::shared_ptr<Peer> endpoint);
+  std::shared_ptr<Peer> admit_alone(const RemoteOffer& offer,
+                                    const std::shared_ptr<Peer>& endpoint);
   /// Others may use it from now on, if they have no better one.
-  void adopt(std::shared_ptr<Peer> endpoint);
+  void adopt(const std::shared_ptr<Peer>& endpoint);
 
   /// The same agent by the endpoint that is current, or a new one.
   std::shared_ptr<Peer> fresh(const Peer& peer);

@@ -92,14 +92,13 @@ ClaimsSeen OfferSlot::review(bool whether_alive) noexcept {
     std::uint64_t claim = entry.load();
     if (claim == 0) continue;
     const auto end = static_cast<ClaimEnd>(claim & kEnd);
-    if (end == ClaimEnd::none && !(whether_alive && !lives(claim))) {
+    const bool is_at_it = end == ClaimEnd::none && !(whether_alive && !lives(claim));
+    // If that fails it has ended in this moment, and the next time tells how.
+    if (is_at_it || !entry.compare_exchange_strong(claim, 0)) {
       ++seen.live;
-    } else if (entry.compare_exchange_strong(claim, 0)) {
+    } else {
       ++seen.failed;
       seen.abandoned |= end != ClaimEnd::unused;
-    } else {
-      // It has ended in this moment: the next time tells how.
-      ++seen.live;
     }
   }
   return seen;

@@ -61,8 +61,8 @@ std::unique_ptr<OwnOffers::Place> OwnOffers::take() {
     ++unused_;
     generations_.push_back(0);
     // To give a slot back never fails.
-    if (free_.capacity() < unused_) free_.reserve(2 * unused_);
-    if (busy_.capacity() < unused_) busy_.reserve(2 * unused_);
+    if (free_.capacity() < unused_) free_.reserve(std::size_t{2} * unused_);
+    if (busy_.capacity() < unused_) busy_.reserve(std::size_t{2} * unused_);
   }
   return std::make_unique<Place>(shared_from_this(), index, ++generations_[index]);
 }

@@ -42,11 +42,12 @@ bool take_grant(Readers& readers, std::string_view claimant) {
 
 /// Whether each registration has a remote key of its own, as with RDMA.
 bool have_keys_of_their_own(Agent& agent) {
-  alignas(4096) static std::array<char, 2 * 4096> pages;
+  static constexpr std::size_t kPage = 4096;
+  alignas(kPage) static std::array<char, 2 * kPage> pages;
   std::array<std::string, 2> keys;
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const std::vector<Region> page{
-        {kDram, 0, reinterpret_cast<std::uintptr_t>(pages.data()) + i * 4096, 4096}};
+        {kDram, 0, reinterpret_cast<std::uintptr_t>(pages.data()) + i * kPage, kPage}};
     try {
       agent.register_memory(page);
       const auto blob = Blob::parse(agent.partial_metadata(page));

@@ -62,7 +62,7 @@ void Retries::poll(std::vector<OperationPtr>& due) {
     queue->current = operation.get();
     operation->flight.phase = Phase::fresh;
     try {
-      queue->endpoint = peers_.admit_alone(operation->flight.remote, std::move(queue->endpoint));
+      queue->endpoint = peers_.admit_alone(operation->flight.remote, queue->endpoint);
       queue->endpoint->reached |= queue->reached;
       operation->flight.peer = queue->endpoint;
     } catch (const AgentError&) {

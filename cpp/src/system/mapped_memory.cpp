@@ -21,9 +21,9 @@ std::uintptr_t page_size() noexcept {
 
 bool is_mapped(std::uintptr_t address, std::size_t size) noexcept {
   const std::uintptr_t start = address & ~(page_size() - 1);
+  void* const memory = reinterpret_cast<void*>(start);  // NOLINT: what peers name is numbers
   // Writes nothing, and since Linux 2.6.19 does nothing but look.
-  return ::msync(reinterpret_cast<void*>(start), address + size - start, MS_ASYNC) == 0 ||
-         errno != ENOMEM;
+  return ::msync(memory, address + size - start, MS_ASYNC) == 0 || errno != ENOMEM;
 }
 
 bool is_mapped_in(pid_t process, std::uintptr_t address, std::size_t size) noexcept {
@@ -34,7 +34,7 @@ bool is_mapped_in(pid_t process, std::uintptr_t address, std::size_t size) noexc
   while (address < end) {
     std::size_t count = 0;
     for (; count < kAtOnce && address < end; ++count) {
-      pages[count] = {reinterpret_cast<void*>(address), 1};
+      pages[count] = {reinterpret_cast<void*>(address), 1};  // NOLINT: of another process
       address = (address & ~(page_size() - 1)) + page_size();
     }
     const ::iovec here{bytes.data(), count};

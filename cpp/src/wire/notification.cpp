@@ -149,29 +149,29 @@ Notice Notice::read(std::string_view message) {
     message.remove_prefix(prefix.size());
     return true;
   };
-  if (!message.starts_with(kPrefix)) {
-    notice.keys.push_back(message);
-  } else if (is(kSuccessPrefix, Kind::ended)) {
+  // Most are one key.
+  const bool is_key = !message.starts_with(kPrefix);
+  if (!is_key && is(kSuccessPrefix, Kind::ended)) {
     for_each_of(message, [&](std::string_view key) { notice.keys.push_back(key); });
-  } else if (is(kClaimPrefix, Kind::claim)) {
+  } else if (!is_key && is(kClaimPrefix, Kind::claim)) {
     const std::size_t end = std::min(message.find(kListEnd), message.size());
     notice.connection_information = message.substr(std::min(end + 1, message.size()));
     for_each_of(message.substr(0, end), [&](std::string_view entry) {
       const auto [number, key] = numbered(entry);
       notice.claims.push_back({number, key});
     });
-  } else if (is(kAnswerPrefix, Kind::answer)) {
+  } else if (!is_key && is(kAnswerPrefix, Kind::answer)) {
     for_each_of(message, [&](std::string_view entry) {
       const auto [number, word] = numbered(entry);
       notice.answers.emplace_back(number, word == kGranted    ? ClaimAnswer::granted
                                           : word == kUnmapped ? ClaimAnswer::unmapped
                                                               : ClaimAnswer::closed);
     });
-  } else if (is(kAlivePrefix, Kind::alive)) {
+  } else if (!is_key && is(kAlivePrefix, Kind::alive)) {
     for_each_of(message,
                 [&](std::string_view entry) { notice.numbers.push_back(numbered(entry).first); });
   } else if (const auto slash = message.find('/', kFailurePrefix.size());
-             slash != message.npos && is(kFailurePrefix, Kind::failed)) {
+             !is_key && slash != message.npos && is(kFailurePrefix, Kind::failed)) {
     notice.reason = message.substr(0, slash - kFailurePrefix.size());
     notice.keys.push_back(message.substr(notice.reason.size() + 1));
   } else {
