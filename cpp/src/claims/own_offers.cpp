@@ -2,7 +2,6 @@
 
 #include <sys/random.h>
 
-#include <new>
 #include <utility>
 
 #include "system/process.h"
@@ -14,6 +13,7 @@ std::shared_ptr<OwnOffers> OwnOffers::of_this_process() {
     std::mutex mutex;
     pid_t process = 0;
     std::shared_ptr<OwnOffers> offers;
+    std::vector<std::shared_ptr<OwnOffers>> of_parents;
   };
   // Never destroyed: operations may end later than static objects.
   static Known& known = *new Known;
@@ -25,7 +25,7 @@ std::shared_ptr<OwnOffers> OwnOffers::of_this_process() {
     known.process = this_process();
     SharedMemory memory = SharedMemory::make(OfferTable::kName, sizeof(OfferTable));
     // A parent's stays as it is: its places are the parent's.
-    static_cast<void>(new (std::nothrow) std::shared_ptr<OwnOffers>(std::move(known.offers)));
+    known.of_parents.push_back(std::move(known.offers));
     known.offers = memory ? std::shared_ptr<OwnOffers>(new OwnOffers(std::move(memory))) : nullptr;
     owner.store(known.process, std::memory_order_release);
   }
