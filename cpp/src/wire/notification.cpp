@@ -143,9 +143,9 @@ std::pair<std::uint64_t, std::string_view> numbered(std::string_view entry) {
 
 Notice Notice::read(std::string_view message) {
   Notice notice;
-  const auto is = [&](std::string_view prefix, Kind kind) {
+  const auto is = [&](std::string_view prefix, Kind such) {
     if (!message.starts_with(prefix)) return false;
-    notice.kind = kind;
+    notice.kind = such;
     message.remove_prefix(prefix.size());
     return true;
   };
