@@ -1,5 +1,6 @@
 // The table of offers, between threads and between processes.
 #include <gmock/gmock.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -238,8 +239,14 @@ TEST(MappedMemory, IsFoundHereAndInOtherProcesses) {
   EXPECT_TRUE(is_mapped(address, memory.size()));
   EXPECT_TRUE(is_mapped_in(this_process(), address, memory.size()));
   EXPECT_FALSE(is_mapped(4096, 10));
-  EXPECT_FALSE(is_mapped_in(this_process(), 4096, 10));
   EXPECT_TRUE(is_mapped_in(0x7ffffff, address, 1)) << "nothing is known";
+  char byte = 0;
+  const ::iovec here{&byte, 1};
+  ::iovec there{const_cast<char*>(memory.data()), 1};
+  if (::process_vm_readv(this_process(), &here, 1, &there, 1, 0) != 1) {
+    GTEST_SKIP() << "this system does not let one process ask for another's memory";
+  }
+  EXPECT_FALSE(is_mapped_in(this_process(), 4096, 10));
 }
 
 }  // namespace

@@ -238,7 +238,7 @@ TEST_F(Faults, AnOfferThatAForeignPeerMayKnowLingers) {
 
 TEST_F(Faults, NotificationsLostReorderedRepeatedAndForeign) {
   fake_nixl::drop_notifications(1);
-  const auto lost = offer(source, milliseconds(500));
+  const auto lost = offer(source);
   EXPECT_EQ(end_of(read(lost, target)), "complete");
   EXPECT_EQ(end_of(lost), "complete") << "the table tells";
 

@@ -115,7 +115,7 @@ TEST_F(OffersTest, OneWhoIsSilentIsTakenForDead) {
   EXPECT_TRUE(operation->progress.take_metadata());
   ClaimAnswers answers;
   const auto now = Clock::now();
-  for (const std::uint64_t number : {1, 2}) {
+  for (const std::uint64_t number : {1u, 2u}) {
     const std::string claim = claim_message({{number, operation->request.key}}, "where");
     offers().answer("peer" + std::to_string(number), Notice::read(claim), now, answers);
   }
