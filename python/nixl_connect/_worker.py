@@ -155,10 +155,10 @@ class Worker:
     def close(self) -> None:
         """End every operation and give the agent back.
 
-        Operations that have not ended fail with `ConnectorClosedError`; transfers that are
-        in flight, and offers that a peer is at, get up to a second to complete. Memory that a peer of
-        this host is still at then stays alive, and not `released`, until it is not. Blocks meanwhile; `aclose` does not. May be called again, from any
-        thread, and in a forked child.
+        Operations that have not ended fail with `ConnectorClosedError`; transfers in flight, and
+        offers that a peer is at, get up to a second to complete. Memory that a peer of this host
+        is still at then stays alive, and not `released`, until it is not. Blocks meanwhile;
+        `aclose` does not. May be called again, from any thread, and in a forked child.
         """
         _open.pop(id(self), None)
         if not self._core.closed:
