@@ -204,7 +204,8 @@ async def test_gigabytes(connector: nc.Connector, other: nc.Connector, size: int
 def slow_fill(array: Any, value: int) -> None:
     """Gives the current stream a kernel that fills the array when it has slept."""
     # CUDA loads a kernel at its first launch, and may wait for the device's work then.
-    gpus.fill(empty(array.shape[0], GPU), value)
+    first = empty(array.shape[0], GPU)
+    gpus.fill(first, value)
     gpus.synchronize()
     gpus.sleep()
     gpus.fill(array, value)
