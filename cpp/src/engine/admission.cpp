@@ -1,11 +1,10 @@
 #include "engine/admission.h"
 
-#include <algorithm>
 #include <cstdlib>
 #include <string>
 
+#include "engine/mapped_regions.h"
 #include "nixl_connect/error.h"
-#include "system/mapped_memory.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -26,12 +25,6 @@ Failure unmapped_address(const Operation& operation) {
                                   ": an address of the peer's memory is not mapped any more"};
 }
 
-bool all_mapped(const std::vector<Region>& regions, pid_t process) {
-  return std::all_of(regions.begin(), regions.end(), [&](const Region& region) {
-    return region.type != kDram || is_mapped_in(process, region.address, region.size);
-  });
-}
-
 }  // namespace
 
 Admission::Admission(PeerTable& peers, Outbox& outbox)
@@ -46,7 +39,7 @@ std::optional<Failure> Admission::ask(const OperationPtr& operation) {
   switch (claims_.claim(*location, flight.claim)) {
     case Claims::Answer::granted:
       if (checks_addresses_ && operation->request.declined.empty() &&
-          !all_mapped(flight.remote.regions, location->process)) {
+          !all_mapped_in(location->process, flight.remote.regions)) {
         return unmapped_address(*operation);
       }
       return std::nullopt;

@@ -57,7 +57,7 @@ class Admission {
     Clock::time_point said_alive;
   };
 
-  std::optional<Failure> ask_by_message(const OperationPtr& operation, bool any_number);
+  std::optional<Failure> ask_by_message(const OperationPtr& operation, bool key_enforces);
   Failure gone(const Operation& operation) const;
   void say_alive(Clock::time_point now);
 

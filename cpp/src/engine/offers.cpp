@@ -4,7 +4,7 @@
 #include <array>
 #include <utility>
 
-#include "system/mapped_memory.h"
+#include "engine/mapped_regions.h"
 #include "wire/coverage.h"
 #include "wire/notification.h"
 
@@ -22,14 +22,6 @@ constexpr int kReviewFraction = 10;
 constexpr std::chrono::milliseconds kThoroughReviewPause{100};
 /// One to whom a place was granted says once a second that its transfer goes on.
 constexpr std::chrono::seconds kLongestSilence{10};
-
-/// The host's memory may have been unmapped under an offer; over TCP this process itself would
-/// touch it then.
-bool all_mapped(const std::vector<Region>& regions) {
-  return std::all_of(regions.begin(), regions.end(), [](const Region& region) {
-    return region.type != kDram || is_mapped(region.address, region.size);
-  });
-}
 
 /// Takes one of the places back that were granted to this claimant; false when it has none.
 bool take_grant(Readers& readers, std::string_view claimant) {
@@ -258,6 +250,7 @@ void Offers::answer(std::string_view sender, const Notice& notice, Clock::time_p
     if (it != open_.end() && it->second->flight.phase == Phase::offered) {
       Flight& flight = it->second->flight;
       const auto& place = flight.readers.place;
+      // Over TCP this process itself would touch what has been unmapped under the offer.
       if (!all_mapped(flight.local_regions)) {
         answer = ClaimAnswer::unmapped;
       } else if (place != nullptr && place->slot().take_place(place->generation())) {

@@ -1,10 +1,9 @@
 #include "engine/transfers.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "cuda/cuda_memory.h"
-#include "system/mapped_memory.h"
+#include "engine/mapped_regions.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -13,19 +12,12 @@ namespace {
 /// Where memory has gone under a transfer: here, or at a peer of this host; null if it is not that,
 /// as far as can be seen.
 const char* unmapped_memory(const Flight& flight) {
-  const auto gone = [](const Region& region) {
-    return region.type == kDram && !is_mapped(region.address, region.size);
-  };
-  const auto gone_there = [&](const Region& region) {
-    return region.type == kDram &&
-           !is_mapped_in(flight.claim->owner(), region.address, region.size);
-  };
-  if (std::any_of(flight.local_regions.begin(), flight.local_regions.end(), gone)) return "here";
   const auto& theirs = flight.remote.regions;
+  if (!all_mapped(flight.local_regions)) return "here";
   const bool is_self = flight.peer != nullptr && flight.peer->is_self;
-  const bool there = is_self ? std::any_of(theirs.begin(), theirs.end(), gone)
-                             : flight.claim != nullptr && flight.claim->stands() &&
-                                   std::any_of(theirs.begin(), theirs.end(), gone_there);
+  const bool can_ask = flight.claim != nullptr && flight.claim->stands();
+  const bool there =
+      is_self ? !all_mapped(theirs) : can_ask && !all_mapped_in(flight.claim->owner(), theirs);
   return there ? "of the peer" : nullptr;
 }
 
