@@ -1,10 +1,9 @@
 #include "claims/own_offers.h"
 
-#include <sys/random.h>
-
 #include <utility>
 
 #include "system/process.h"
+#include "system/random.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -34,8 +33,7 @@ std::shared_ptr<OwnOffers> OwnOffers::of_this_process() {
 
 OwnOffers::OwnOffers(SharedMemory memory) : memory_(std::move(memory)) {
   OfferTable::Header& header = table().header;
-  while (::getrandom(&header.id, sizeof header.id, 0) != sizeof header.id) {
-  }
+  fill_random(&header.id, sizeof header.id);
   header.magic = OfferTable::kMagic;
 }
 

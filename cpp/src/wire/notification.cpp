@@ -1,12 +1,11 @@
 #include "wire/notification.h"
 
-#include <sys/random.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
 
 #include "system/process.h"
+#include "system/random.h"
 #include "wire/hex.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -36,11 +35,7 @@ std::string random_digits() {
   thread_local pid_t filled_by = 0;
   // A forked child must not hand out its parent's keys.
   if (used == pool.size() || filled_by != this_process()) {
-    std::size_t filled = 0;
-    while (filled < pool.size()) {
-      const ssize_t n = ::getrandom(pool.data() + filled, pool.size() - filled, 0);
-      if (n > 0) filled += static_cast<std::size_t>(n);
-    }
+    fill_random(pool.data(), pool.size());
     used = 0;
     filled_by = this_process();
   }
@@ -150,28 +145,31 @@ Notice Notice::read(std::string_view message) {
     return true;
   };
   // Most are one key.
-  const bool is_key = !message.starts_with(kPrefix);
-  if (!is_key && is(kSuccessPrefix, Kind::ended)) {
+  if (!message.starts_with(kPrefix)) {
+    notice.keys.push_back(message);
+    return notice;
+  }
+  if (is(kSuccessPrefix, Kind::ended)) {
     for_each_of(message, [&](std::string_view key) { notice.keys.push_back(key); });
-  } else if (!is_key && is(kClaimPrefix, Kind::claim)) {
+  } else if (is(kClaimPrefix, Kind::claim)) {
     const std::size_t end = std::min(message.find(kListEnd), message.size());
     notice.connection_information = message.substr(std::min(end + 1, message.size()));
     for_each_of(message.substr(0, end), [&](std::string_view entry) {
       const auto [number, key] = numbered(entry);
       notice.claims.push_back({number, key});
     });
-  } else if (!is_key && is(kAnswerPrefix, Kind::answer)) {
+  } else if (is(kAnswerPrefix, Kind::answer)) {
     for_each_of(message, [&](std::string_view entry) {
       const auto [number, word] = numbered(entry);
       notice.answers.emplace_back(number, word == kGranted    ? ClaimAnswer::granted
                                           : word == kUnmapped ? ClaimAnswer::unmapped
                                                               : ClaimAnswer::closed);
     });
-  } else if (!is_key && is(kAlivePrefix, Kind::alive)) {
+  } else if (is(kAlivePrefix, Kind::alive)) {
     for_each_of(message,
                 [&](std::string_view entry) { notice.numbers.push_back(numbered(entry).first); });
   } else if (const auto slash = message.find('/', kFailurePrefix.size());
-             !is_key && slash != message.npos && is(kFailurePrefix, Kind::failed)) {
+             slash != message.npos && is(kFailurePrefix, Kind::failed)) {
     notice.reason = message.substr(0, slash - kFailurePrefix.size());
     notice.keys.push_back(message.substr(notice.reason.size() + 1));
   } else {
