@@ -13,7 +13,7 @@ import json
 from .errors import RejectedMetadataError
 from .metadata import RdmaMetadata
 
-__all__ = ["check_auth_key", "sign", "verify"]
+__all__ = ["check_auth_key", "check_received", "sign", "verify"]
 
 _SHORTEST_KEY = 16
 _SEPARATOR = "."
@@ -53,3 +53,13 @@ def verify(auth_key: bytes, metadata: RdmaMetadata) -> None:
         raise RejectedMetadataError(
             "remote_metadata: not signed with this connector's auth_key, or altered since"
         )
+
+
+def check_received(auth_key: bytes | None, remote_metadata: RdmaMetadata) -> None:
+    """Refuse what is no metadata, and what is not signed with the key, if there is one."""
+    if not isinstance(remote_metadata, RdmaMetadata):
+        raise TypeError(
+            f"remote_metadata: expected RdmaMetadata, got {type(remote_metadata).__name__}"
+        )
+    if auth_key is not None:
+        verify(auth_key, remote_metadata)

@@ -16,7 +16,7 @@ from typing import TypeVar
 from . import _asyncio, _core
 from ._arguments import core_timeout
 from ._default import Default
-from ._signing import verify
+from ._signing import check_received
 from .connection import Connection
 from .errors import from_core
 from .metadata import RdmaMetadata
@@ -139,14 +139,9 @@ class Worker:
     def _decline(
         self, remote_metadata: RdmaMetadata, reason: str, timeout: float | Default | None
     ) -> _core.Connection:
-        if not isinstance(remote_metadata, RdmaMetadata):
-            raise TypeError(
-                f"remote_metadata: expected RdmaMetadata, got {type(remote_metadata).__name__}"
-            )
+        check_received(self._auth_key, remote_metadata)
         if not isinstance(reason, str):
             raise TypeError(f"reason: expected str, got {type(reason).__name__}")
-        if self._auth_key is not None:
-            verify(self._auth_key, remote_metadata)
         return self._core.decline(remote_metadata, reason, core_timeout(timeout))
 
     async def initialize(self) -> None:

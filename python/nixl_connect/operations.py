@@ -155,14 +155,8 @@ class ActiveOperation(AbstractOperation):
         timeout: float | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> None:
-        if not isinstance(remote_metadata, RdmaMetadata):
-            raise TypeError(
-                f"remote_metadata: expected RdmaMetadata, got {type(remote_metadata).__name__}"
-            )
         begin = core_of(connection).begin
-        auth_key = connection._connector._auth_key
-        if auth_key is not None:
-            _signing.verify(auth_key, remote_metadata)
+        _signing.check_received(connection._connector._auth_key, remote_metadata)
         after = _streams.fences(stream, local_descriptors)
         core = begin(
             operation_kind, remote_metadata, local_descriptors, core_timeout(timeout), after
