@@ -15,8 +15,8 @@ enum class ErrorCode {
   forked,             ///< A connector was used before this process was forked from its parent.
   nixl_not_found,     ///< No usable NIXL library on this machine.
   rejected_metadata,  ///< The peer's metadata failed the strict check or contradicts itself.
-  offer_closed,      ///< The peer's offer was used or withdrawn before, or its deadline has passed.
-  peer_unreachable,  ///< The peer could not be reached: nothing was ever moved to or from it.
+  offer_closed,       ///< The peer's offer was used before, was withdrawn, or has expired.
+  peer_unreachable,   ///< The peer could not be reached: nothing was ever moved to or from it.
   peer_disconnected,  ///< The peer was reached before and is gone now.
   remote_failed,      ///< The peer says that its side of the operation failed or was cancelled.
   cancelled,          ///< Cancelled on this side.

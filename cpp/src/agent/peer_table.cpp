@@ -172,15 +172,16 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
 
 std::shared_ptr<Peer> PeerTable::admit_alone(const RemoteOffer& offer,
                                              const std::shared_ptr<Peer>& endpoint) {
+  const bool keys_differ = !has_one_key_at_each_place(offer);
   if (endpoint != nullptr && !endpoint->broken) {
     std::vector<Blob::Element> missing;
-    const bool has_more_keys = !has_one_key_at_each_place(offer) && !endpoint->keys_differ;
+    const bool has_more_keys = keys_differ && !endpoint->keys_differ;
     if (!has_more_keys && fits(*endpoint, offer, missing)) {
       if (!missing.empty()) load(*endpoint, missing);
       return endpoint;
     }
   }
-  return load_new(offer, !has_one_key_at_each_place(offer));
+  return load_new(offer, keys_differ);
 }
 
 std::shared_ptr<Peer> PeerTable::fresh(const Peer& peer) {
