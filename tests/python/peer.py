@@ -4,8 +4,8 @@ It speaks `nixl_connect` or, with the same code, `dynamo.nixl_connect`: what it 
 a caller of either does. Each request is a task; a reply carries its request's number.
 
 Requests: ``offer`` (make memory, create the operation, reply with its metadata), ``wait`` (for
-an offer's end, and check what arrived), ``begin`` (read or write, wait, check), ``cancel``, and
-``calls`` (how often the stand-in for CUDA's driver had its functions of these names called). With
+an offer's end, and check what arrived), ``status`` (of an offer), ``begin`` (read or write, wait,
+check), ``cancel``, and ``calls`` (how often the stand-in for CUDA's driver had its functions of these names called). With
 ``where``, or ``NIXL_CONNECT_TEST_WHERE`` in the environment, the memory is on these devices in turn
 (a comma between two in the environment); see gpus.py.
 """
@@ -81,12 +81,17 @@ class Worker:
         return {"metadata": metadata.model_dump()}
 
     async def wait(self, request: dict[str, Any]) -> dict[str, Any]:
-        operation, buffers = self.offers.pop(request["key"])
+        operation, buffers = self.offers[request["key"]]
         with operation:
             await operation.wait_for_completion()
             status = str(operation.status)
+        del self.offers[request["key"]]
         seed = request.get("seed")
         return {"status": status, "right": seed is None or self.check(buffers, seed)}
+
+    async def status(self, request: dict[str, Any]) -> dict[str, Any]:
+        operation, _ = self.offers[request["key"]]
+        return {"status": str(operation.status)}
 
     async def begin(self, request: dict[str, Any]) -> dict[str, Any]:
         reads = request["kind"] == "read"
