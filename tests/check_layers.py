@@ -20,11 +20,15 @@ PACKAGE = "nixl_connect"
 PYTHON = Path("python") / PACKAGE
 # From the bottom up. A module imports from lower layers only: those of one layer stand side by side.
 PYTHON_LAYERS = {
-    "bottom": ("_core", "_library", "stats"),
-    "basics": ("errors", "device", "_default"),
+    "bottom": ("_core", "_loaded", "stats"),
+    "basics": ("errors", "_default", "_library"),
     "arguments": ("_arguments",),
+    "device": ("device",),
+    "memory": ("_memory",),
+    "kinds of memory": ("_arrays", "_tensors"),
     "inspect": ("_inspect",),
     "descriptor": ("descriptor",),
+    "local": ("_local",),
     "metadata": ("metadata",),
     "services": ("_signing", "_streams", "_tracing", "_asyncio"),
     "connection": ("connection",),

@@ -26,7 +26,7 @@ class CompletionQueue:
 class Descriptor:
     """One contiguous piece of memory."""
 
-    def __init__(self, address: int, size: int, kind: int, device_id: int, owner: object | None, writable: bool) -> None: ...
+    def __init__(self, address: int, size: int, kind: int, device_id: int, owner: object | None, writable: bool | None, movable: bool) -> None: ...
 
     @property
     def ptr(self) -> int:
@@ -39,11 +39,13 @@ class Descriptor:
         """
 
     @_data_size.setter
-    def _data_size(self, arg: int, /) -> None: ...
+    def _data_size(self, value: object | None) -> None: ...
 
     @property
     def writable(self) -> bool:
-        """Whether a transfer may write to the memory."""
+        """
+        Whether a transfer may write to the memory. Of memory that does not say, as behind an address, the system is asked when this is read, or needed, for the first time.
+        """
 
 class DescriptorList:
     """Many pieces of memory of one owner."""
@@ -66,14 +68,18 @@ def check_memory(descriptors: object, argument: str) -> None:
 def cuda_device_of(address: int) -> int | None:
     """The device that has memory there, as the CUDA driver knows."""
 
-def buffer_info(object: object) -> tuple[int, int, bool, bool]:
-    """
-    (address, bytes, writable, contiguous) of an object with the buffer protocol.
-    """
+def buffer_info(object: object) -> tuple[int, int, bool]:
+    """(address, bytes, writable) of an object with the buffer protocol."""
 
-def dlpack_info(object: object) -> tuple[int, int, bool, bool, int, int, object]:
+def is_bytes_object(address: int) -> bool:
+    """Whether the memory there is that of a `bytes` object."""
+
+def copy_in_order(address: int, shape: Sequence[int], strides: Sequence[int], item: int) -> bytes:
+    """An array's items in the order of their indices; strides are in bytes."""
+
+def dlpack_info(object: object) -> tuple[int, int, list[int], list[int], int, bool, int, int, object]:
     """
-    (address, bytes, writable, contiguous, device type, device id, owner) of an object with DLPack; the device type is DLPack's number.
+    (address, bytes, shape, strides, item, writable, device type, device id, owner) of an object with DLPack; strides and item are bytes, the device type is DLPack's number.
     """
 
 def parse_device(text: str) -> tuple[int, int]:

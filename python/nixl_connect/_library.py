@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import importlib.util
 import os
 import re
-import sys
 from pathlib import Path
+
+from ._loaded import find_package, loaded_torch
 
 __all__ = ["load_cuda_runtime", "nixl_library_candidates"]
 
@@ -23,8 +23,7 @@ _RUNTIMES = {
 
 def _preferred_variant() -> str | None:
     """The CUDA that a loaded torch was built for, as a variant of NIXL's wheel."""
-    torch = sys.modules.get("torch")
-    version = getattr(getattr(torch, "version", None), "cuda", None)
+    version = getattr(getattr(loaded_torch(), "version", None), "cuda", None)
     return f"cu{version.split('.')[0]}" if version else None
 
 
@@ -33,7 +32,7 @@ def nixl_library_candidates() -> list[str]:
     preferred = _preferred_variant()
     paths = []
     for variant in sorted(_VARIANTS, key=lambda v: v != preferred):
-        spec = importlib.util.find_spec(f"nixl_{variant}")
+        spec = find_package(f"nixl_{variant}")
         if spec is None or spec.origin is None:
             continue
         site = Path(spec.origin).parent.parent
@@ -61,7 +60,7 @@ def _load_runtime_for(library: str) -> None:
     with contextlib.suppress(OSError):
         ctypes.CDLL(name, mode=os.RTLD_LAZY)
         return
-    spec = importlib.util.find_spec("nvidia")
+    spec = find_package("nvidia")
     for site in (spec and spec.submodule_search_locations) or ():
         runtime = Path(site) / folder / name
         if runtime.exists():

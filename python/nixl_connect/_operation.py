@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from enum import IntEnum
 from functools import partial
 from types import TracebackType
-from typing import TypeVar
+from typing import SupportsFloat, TypeVar
 
 from . import _asyncio, _core
 from ._arguments import check_timeout
+from ._local import Local
 from ._tracing import OperationSpan
 from .connection import Connection
 from .descriptor import Descriptor, DescriptorList
@@ -79,7 +80,7 @@ class AbstractOperation(ABC):
         connection: Connection,
         core: _core.Connection,
         kind: OperationKind,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: Local,
     ) -> None:
         self._connector = connection._connector
         self._core = core
@@ -112,7 +113,7 @@ class AbstractOperation(ABC):
             return local
         return list(local) if isinstance(local, DescriptorList) else [local]
 
-    async def wait_for_completion(self, timeout: float | None = None) -> None:
+    async def wait_for_completion(self, timeout: SupportsFloat | None = None) -> None:
         """Wait, without blocking the event loop, until the operation has ended.
 
         Returns when it is complete, and also when it was cancelled on this side: `status`
@@ -135,7 +136,7 @@ class AbstractOperation(ABC):
         core = self._core
         if not core.reached(_ENDED):
             if timeout is not None:
-                check_timeout(timeout)
+                timeout = check_timeout(timeout)
             if not await _asyncio.wait_for(partial(core.notify, _ENDED), core.forget, timeout):
                 raise self._wait_timed_out(timeout)
         if core.failure is not None:
@@ -143,10 +144,10 @@ class AbstractOperation(ABC):
         if self._span is not None:
             self._end_span()
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: SupportsFloat | None = None) -> None:
         """As `wait_for_completion`, blocking the calling thread."""
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = check_timeout(timeout)
         if not self._core.wait(_ENDED, timeout):
             raise self._wait_timed_out(timeout)
         self._raise_failure()
@@ -158,7 +159,7 @@ class AbstractOperation(ABC):
         """Whether NIXL has released the memory, so that it may be used for something else."""
         return self._core.reached(_RELEASED)
 
-    async def wait_for_release(self, timeout: float | None = None) -> None:
+    async def wait_for_release(self, timeout: SupportsFloat | None = None) -> None:
         """Wait, without blocking the event loop, until NIXL has released the memory.
 
         That is soon after completion. After a cancellation or a failure it may be later: a
@@ -177,7 +178,7 @@ class AbstractOperation(ABC):
             When `timeout` has passed.
         """
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = check_timeout(timeout)
         core = self._core
         if core.reached(_RELEASED):
             return

@@ -6,14 +6,16 @@ engine. No thread waits for CUDA; for what else torch can do, and for JAX, one o
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from . import _core
 from ._default import Default
-from ._inspect import HOST
+from ._inspect import is_number
+from ._loaded import loaded_torch
+from ._local import Local
+from ._memory import HOST
 from .descriptor import Descriptor, DescriptorList
 from .device import Device, DeviceKind
 
@@ -26,7 +28,7 @@ _LEGACY = 1
 _DEFAULT = Default.STREAM
 
 
-def fences(stream: object, local: Descriptor | list[Descriptor] | DescriptorList) -> Fences:
+def fences(stream: object, local: Local) -> Fences:
     """What an operation with these descriptors waits for.
 
     `stream` is one, or None for nothing, or the default: the streams that fill or use the memory
@@ -43,7 +45,7 @@ def fences(stream: object, local: Descriptor | list[Descriptor] | DescriptorList
     return () if fence is None else (fence,)
 
 
-def _of_current_streams(local: Descriptor | list[Descriptor] | DescriptorList) -> Fences:
+def _of_current_streams(local: Local) -> Fences:
     handles: set[tuple[int, int]] = set()
     others: set[Any] = set()
     arrays: dict[int, Any] = {}
@@ -54,7 +56,7 @@ def _of_current_streams(local: Descriptor | list[Descriptor] | DescriptorList) -
         device, source = descriptor.device, descriptor._source
         if device.kind is DeviceKind.HOST:
             continue
-        torch = sys.modules.get("torch")
+        torch = loaded_torch()
         if hasattr(source, "block_until_ready"):  # JAX
             arrays[id(source)] = source
         elif device.kind is DeviceKind.XPU or (torch is not None and torch.version.hip):
@@ -69,7 +71,7 @@ def _of_current_streams(local: Descriptor | list[Descriptor] | DescriptorList) -
 
 
 def _current_cuda_streams(device: int, source: Any) -> list[int]:
-    torch = sys.modules.get("torch")
+    torch = loaded_torch()
     if torch is not None and isinstance(source, torch.Tensor):
         return [torch.cuda.current_stream(device).cuda_stream]
     named = getattr(source, "__cuda_array_interface__", {}).get("stream")
@@ -84,12 +86,10 @@ def _torch_backend(torch: Any, device: Device) -> Any:
     return torch.xpu if device.kind is DeviceKind.XPU else torch.cuda
 
 
-def _after(
-    stream: Any, local: Descriptor | list[Descriptor] | DescriptorList
-) -> _core.Fence | None:
-    if isinstance(stream, int) and not isinstance(stream, bool) and 0 <= stream < 1 << 64:
-        return _core.after_cuda_stream(_cuda_device_of(local), stream)
-    torch = sys.modules.get("torch")
+def _after(stream: Any, local: Local) -> _core.Fence | None:
+    if is_number(stream) and not isinstance(stream, bool) and 0 <= int(stream) < 1 << 64:
+        return _core.after_cuda_stream(_cuda_device_of(local), int(stream))
+    torch = loaded_torch()
     is_cudas = torch is None or not torch.version.hip or not isinstance(stream, torch.Stream)
     if is_cudas and (found := _cuda_handle(stream)) is not None:
         handle, device = found
@@ -124,14 +124,14 @@ def _cuda_handle(stream: Any) -> tuple[int, int | None] | None:
     return None
 
 
-def _cuda_device_of(local: Descriptor | list[Descriptor] | DescriptorList) -> int:
+def _cuda_device_of(local: Local) -> int:
     """The device that a default stream is of: the memory's first, else torch's current one."""
     for descriptor in local if isinstance(local, list) else (local,):
         if isinstance(descriptor, (Descriptor, DescriptorList)) and (
             descriptor.device.kind is DeviceKind.CUDA
         ):
             return descriptor.device.id
-    torch = sys.modules.get("torch")
+    torch = loaded_torch()
     return torch.cuda.current_device() if torch is not None and torch.cuda.is_initialized() else 0
 
 

@@ -6,16 +6,16 @@ import asyncio
 import atexit
 import logging
 import socket
-import sys
 import threading
 import weakref
 from functools import cached_property, partial
 from types import TracebackType
-from typing import TypeVar
+from typing import SupportsFloat, TypeVar
 
 from . import _asyncio, _core
 from ._arguments import core_timeout
 from ._default import Default
+from ._loaded import loaded_torch
 from ._signing import check_received
 from .connection import Connection
 from .errors import from_core
@@ -61,7 +61,7 @@ class Worker:
 
         Asking initialises CUDA, after which a forked child cannot use it.
         """
-        torch = sys.modules.get("torch")
+        torch = loaded_torch()
         if torch is not None:
             return bool(torch.cuda.is_available())
         import ctypes
@@ -90,7 +90,7 @@ class Worker:
         remote_metadata: RdmaMetadata,
         reason: str = "declined",
         *,
-        timeout: float | Default | None = Default.TIMEOUT,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
     ) -> None:
         """Tell a peer that its offer is not wanted, so that it does not wait for its deadline.
 
@@ -127,7 +127,7 @@ class Worker:
         remote_metadata: RdmaMetadata,
         reason: str = "declined",
         *,
-        timeout: float | Default | None = Default.TIMEOUT,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
     ) -> None:
         """As `decline`, for threads without an event loop."""
         self._core.wait_started()
@@ -137,12 +137,13 @@ class Worker:
             raise from_core(*core.failure)
 
     def _decline(
-        self, remote_metadata: RdmaMetadata, reason: str, timeout: float | Default | None
+        self, remote_metadata: RdmaMetadata, reason: str, timeout: SupportsFloat | Default | None
     ) -> _core.Connection:
         check_received(self._auth_key, remote_metadata)
         if not isinstance(reason, str):
             raise TypeError(f"reason: expected str, got {type(reason).__name__}")
-        return self._core.decline(remote_metadata, reason, core_timeout(timeout))
+        text = reason.encode("ascii", "replace").decode()
+        return self._core.decline(remote_metadata, text, core_timeout(timeout))
 
     async def initialize(self) -> None:
         """Deprecated: does nothing. The agent is made when it is needed."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, SupportsIndex
 
+from ._arguments import check_count
 from ._core import Connector as CoreConnector
 from .stats import ConnectorStats
 
@@ -47,14 +48,11 @@ class Connection:
         A number above 0; the name is ``<connector>-<number>``.
     """
 
-    def __init__(self, connector: AnyConnector, number: int) -> None:
+    def __init__(self, connector: AnyConnector, number: SupportsIndex) -> None:
         core = getattr(connector, "_core", None)
         if not isinstance(core, CoreConnector):
             raise TypeError(f"connector: expected Connector, got {type(connector).__name__}")
-        if not isinstance(number, int):
-            raise TypeError(f"number: expected int, got {type(number).__name__}")
-        if number <= 0:
-            raise ValueError(f"number: expected a number above 0, got {number}")
+        number = check_count(number, "number", 1, (1 << 63) - 1)
         self._connector = connector
         self._connector_core = core
         self._name = f"{connector.name}-{number}"

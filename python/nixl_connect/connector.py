@@ -6,18 +6,26 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from os import PathLike
+from typing import Any, SupportsFloat, SupportsIndex
 
 from . import _asyncio, _core, _streams
-from ._arguments import check_count, check_timeout
+from ._arguments import (
+    check_count,
+    check_flag,
+    check_parameters,
+    check_path,
+    check_text,
+    check_timeout,
+)
 from ._call import OperationCall, OperationT, coroutine_function
 from ._default import Default
 from ._library import load_cuda_runtime, nixl_library_candidates
+from ._local import LocalDescriptors, as_descriptors
 from ._signing import check_auth_key
 from ._tracing import OperationSpan, tracer
 from ._worker import Worker
 from .connection import Connection
-from .descriptor import Descriptor, DescriptorList
 from .metadata import RdmaMetadata
 from .operations import ReadableOperation, ReadOperation, WritableOperation, WriteOperation
 
@@ -37,8 +45,8 @@ class Connector(Worker):
     Parameters
     ----------
     worker_id
-        The worker's name; a random one when None. Workers need no unique names: the agent's
-        name has a part that is unique to this process's life.
+        The worker's name, up to 4,079 bytes in UTF-8; a random one when None. Workers need no
+        unique names: the agent's name has a part that is unique to this process's life.
     backend
         NIXL's backend.
     backend_parameters
@@ -100,44 +108,43 @@ class Connector(Worker):
         worker_id: str | None = None,
         *,
         backend: str = "UCX",
-        backend_parameters: Mapping[str, str] | None = None,
-        default_timeout: float | None = 300.0,
-        linger: float = 10.0,
+        backend_parameters: Mapping[str, str | float | SupportsIndex] | None = None,
+        default_timeout: SupportsFloat | None = 300.0,
+        linger: SupportsFloat = 10.0,
         auth_key: bytes | None = None,
         progress_thread: bool = False,
-        spin: float = 200e-6,
-        max_pause: float = 10e-3,
-        engines: int = 1,
-        inline_limit: int = 64 << 10,
+        spin: SupportsFloat = 200e-6,
+        max_pause: SupportsFloat = 10e-3,
+        engines: SupportsIndex = 1,
+        inline_limit: SupportsIndex = 64 << 10,
         foreign_peers: bool | None = None,
-        max_linger_bytes: int = 16 << 30,
-        nixl_library: str | None = None,
+        max_linger_bytes: SupportsIndex = 16 << 30,
+        nixl_library: str | PathLike[str] | None = None,
     ) -> None:
-        if worker_id is None:
-            worker_id = uuid.uuid4().hex
-        if not isinstance(worker_id, str) or not worker_id or "\0" in worker_id:
-            raise TypeError(
-                f"worker_id: expected a str that is not empty, or None, got {worker_id!r}"
-            )
-        if default_timeout is not None:
-            check_timeout(default_timeout, "default_timeout")
+        worker_id = uuid.uuid4().hex if worker_id is None else check_text(worker_id, "worker_id")
         check_auth_key(auth_key)
         candidates = nixl_library_candidates()
         load_cuda_runtime(candidates)
         core = _core.Connector(
             name=worker_id,
-            backend=backend,
-            backend_parameters=dict(backend_parameters or {}),
-            default_timeout=default_timeout,
+            backend=check_text(backend, "backend"),
+            backend_parameters=check_parameters(backend_parameters, "backend_parameters"),
+            default_timeout=(
+                None
+                if default_timeout is None
+                else check_timeout(default_timeout, "default_timeout")
+            ),
             linger=check_timeout(linger, "linger"),
-            progress_thread=progress_thread,
-            nixl_library=nixl_library or "",
+            progress_thread=check_flag(progress_thread, "progress_thread"),
+            nixl_library="" if nixl_library is None else check_path(nixl_library, "nixl_library"),
             nixl_library_candidates=candidates,
             spin=check_timeout(spin, "spin"),
             max_pause=check_timeout(max_pause, "max_pause"),
             engines=check_count(engines, "engines", 1, 64),
             inline_limit=check_count(inline_limit, "inline_limit", 0, 1 << 40),
-            foreign_peers=foreign_peers,
+            foreign_peers=(
+                None if foreign_peers is None else check_flag(foreign_peers, "foreign_peers")
+            ),
             max_linger_bytes=check_count(max_linger_bytes, "max_linger_bytes", 0, 1 << 62),
         )
         super().__init__(worker_id, core, auth_key)
@@ -146,10 +153,10 @@ class Connector(Worker):
     @coroutine_function
     def create_readable(
         self,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: LocalDescriptors,
         *,
-        readers: int | None = 1,
-        timeout: float | Default | None = Default.TIMEOUT,
+        readers: SupportsIndex | None = 1,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> OperationCall[ReadableOperation]:
         """Offer memory for a peer to read.
@@ -157,7 +164,8 @@ class Connector(Worker):
         Parameters
         ----------
         local_descriptors
-            What to offer; kinds of memory and devices may be mixed.
+            What to offer: a `Descriptor`, whatever one can be made of, a list or tuple of these, or
+            a `DescriptorList`. Kinds of memory and devices may be mixed.
         readers
             For how many peers: the operation is complete when so many have read it, each once.
             None for any number, until it is cancelled. Whoever comes beyond the number, or late,
@@ -181,33 +189,31 @@ class Connector(Worker):
         TransferError
             When the memory could not be registered, NIXL is missing or the connector closed.
         """
-        after = _streams.fences(stream, local_descriptors)
-        return OperationCall(
-            self._create(ReadableOperation, local_descriptors, timeout, after, readers)
-        )
+        local = as_descriptors(local_descriptors)
+        after = _streams.fences(stream, local)
+        return OperationCall(self._create(ReadableOperation, local, timeout, after, readers))
 
     @coroutine_function
     def create_writable(
         self,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: LocalDescriptors,
         *,
-        writers: int | None = 1,
-        timeout: float | Default | None = Default.TIMEOUT,
+        writers: SupportsIndex | None = 1,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> OperationCall[WritableOperation]:
         """Offer memory for a peer to write. As `create_readable`; the memory is writable."""
-        after = _streams.fences(stream, local_descriptors)
-        return OperationCall(
-            self._create(WritableOperation, local_descriptors, timeout, after, writers)
-        )
+        local = as_descriptors(local_descriptors)
+        after = _streams.fences(stream, local)
+        return OperationCall(self._create(WritableOperation, local, timeout, after, writers))
 
     @coroutine_function
     def begin_read(
         self,
         remote_metadata: RdmaMetadata,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: LocalDescriptors,
         *,
-        timeout: float | Default | None = Default.TIMEOUT,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> OperationCall[ReadOperation]:
         """Begin to read what a peer offers.
@@ -220,8 +226,8 @@ class Connector(Worker):
         remote_metadata
             What the peer's `ReadableOperation.metadata` gave.
         local_descriptors
-            Where the data is to arrive: writable memory, as many descriptors and of the same
-            sizes as the remote's.
+            Where the data is to arrive, as of `create_readable`: writable memory, each byte named
+            once; as many descriptors and of the same sizes as the remote's.
         timeout
             Seconds until the operation fails with `DeadlineExceededError`; None for no
             deadline; the connector's ``default_timeout`` when not given.
@@ -239,28 +245,30 @@ class Connector(Worker):
         TransferError
             When NIXL is missing or the connector closed.
         """
-        after = _streams.fences(stream, local_descriptors)
-        return OperationCall(self._begin_read(remote_metadata, local_descriptors, timeout, after))
+        local = as_descriptors(local_descriptors)
+        after = _streams.fences(stream, local)
+        return OperationCall(self._begin_read(remote_metadata, local, timeout, after))
 
     @coroutine_function
     def begin_write(
         self,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: LocalDescriptors,
         remote_metadata: RdmaMetadata,
         *,
-        timeout: float | Default | None = Default.TIMEOUT,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> OperationCall[WriteOperation]:
         """Begin to write to what a peer offers. As `begin_read`, the other way."""
-        after = _streams.fences(stream, local_descriptors)
-        return OperationCall(self._begin_write(local_descriptors, remote_metadata, timeout, after))
+        local = as_descriptors(local_descriptors)
+        after = _streams.fences(stream, local)
+        return OperationCall(self._begin_write(local, remote_metadata, timeout, after))
 
     def create_readable_blocking(
         self,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: LocalDescriptors,
         *,
-        readers: int | None = 1,
-        timeout: float | Default | None = Default.TIMEOUT,
+        readers: SupportsIndex | None = 1,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> ReadableOperation:
         """As `create_readable`, for threads without an event loop."""
@@ -268,10 +276,10 @@ class Connector(Worker):
 
     def create_writable_blocking(
         self,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: LocalDescriptors,
         *,
-        writers: int | None = 1,
-        timeout: float | Default | None = Default.TIMEOUT,
+        writers: SupportsIndex | None = 1,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> WritableOperation:
         """As `create_writable`, for threads without an event loop."""
@@ -280,9 +288,9 @@ class Connector(Worker):
     def begin_read_blocking(
         self,
         remote_metadata: RdmaMetadata,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: LocalDescriptors,
         *,
-        timeout: float | Default | None = Default.TIMEOUT,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> ReadOperation:
         """As `begin_read`, for threads without an event loop."""
@@ -291,10 +299,10 @@ class Connector(Worker):
 
     def begin_write_blocking(
         self,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: LocalDescriptors,
         remote_metadata: RdmaMetadata,
         *,
-        timeout: float | Default | None = Default.TIMEOUT,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> WriteOperation:
         """As `begin_write`, for threads without an event loop."""
@@ -312,10 +320,10 @@ class Connector(Worker):
     async def _create(
         self,
         operation: type[OperationT],
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
-        timeout: float | Default | None,
+        local_descriptors: LocalDescriptors,
+        timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
-        places: int | None,
+        places: SupportsIndex | None,
     ) -> OperationT:
         if not self._core.check_started():
             await self._started()
@@ -330,10 +338,10 @@ class Connector(Worker):
     def _create_blocking(
         self,
         operation: type[OperationT],
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
-        timeout: float | Default | None,
+        local_descriptors: LocalDescriptors,
+        timeout: SupportsFloat | Default | None,
         stream: object,
-        places: int | None,
+        places: SupportsIndex | None,
     ) -> OperationT:
         self._core.wait_started()
         made = self._make(operation, local_descriptors, timeout, stream, places)
@@ -344,8 +352,8 @@ class Connector(Worker):
     async def _begin_read(
         self,
         remote_metadata: RdmaMetadata,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
-        timeout: float | Default | None,
+        local_descriptors: LocalDescriptors,
+        timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
     ) -> ReadOperation:
         if not self._core.check_started():
@@ -354,9 +362,9 @@ class Connector(Worker):
 
     async def _begin_write(
         self,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: LocalDescriptors,
         remote_metadata: RdmaMetadata,
-        timeout: float | Default | None,
+        timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
     ) -> WriteOperation:
         if not self._core.check_started():

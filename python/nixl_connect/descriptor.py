@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, overload
 from weakref import WeakKeyDictionary
@@ -11,7 +12,8 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from . import _core
-from ._inspect import as_device, memory_of
+from ._inspect import as_device, is_number, memory_of
+from ._memory import hold
 from .device import Device, DeviceKind
 
 __all__ = ["Descriptor", "DescriptorList", "SerializedDescriptor"]
@@ -76,20 +78,26 @@ class Descriptor(_core.Descriptor):
         - any object with DLPack, the buffer protocol, ``__array_interface__`` or
           ``__cuda_array_interface__``.
 
-        A tensor or buffer that is not contiguous is copied, which is good for sending only;
-        so are ``bytes`` and other read-only memory. `writable` says which.
+        What is described are the object's values, in the order of its indices (C order). A tensor
+        or array whose memory does not hold them so (strided, in Fortran order, broadcast, lazily
+        conjugated) is copied, which is good for sending only; so are ``bytes`` and other
+        read-only memory. `writable` says which.
 
     Raises
     ------
     TypeError
-        When `data` is nothing of the above.
+        When `data` is nothing of the above, or something whose memory holds no values: a sparse,
+        nested or quantized tensor, one without memory, an array of Python objects, a masked array.
+        The error says what to call first.
     ValueError
-        When `data` is None, empty, null, or a strided array on a device; or is not where it says,
-        as the CUDA driver knows.
+        When `data` is None, empty, null, or a strided array on a device (but for tensors); or is
+        not where it says, as the CUDA driver knows.
     """
 
     _source: object = None
     """What knows the stream that the memory is used on, of memory that is not the host's."""
+    _address_now: Callable[[], int] | None
+    """Where the memory is now, if its owner can move it."""
 
     def __init__(self, data: Any) -> None:
         memory = memory_of(data)
@@ -105,12 +113,14 @@ class Descriptor(_core.Descriptor):
             memory.device.id,
             memory.owner,
             memory.writable,
+            memory.address_now is not None,
         )
+        self._address_now = memory.address_now
         self._data_ref = data[0] if isinstance(data, tuple) and len(data) == 2 else data
-        if isinstance(data, tuple) and isinstance(data[0], int):
+        by_hand = isinstance(data, tuple)
+        if by_hand and self._data_ref is not memory.source:
             self._data_ref = data[3] if len(data) == 4 else None
         self._device = memory.device
-        by_hand = isinstance(data, tuple)
         if by_hand or memory.device.kind is not DeviceKind.HOST:
             _core.check_memory(self, "data")
             self._source = memory.source
@@ -128,6 +138,18 @@ class Descriptor(_core.Descriptor):
     def size(self) -> int:
         """Bytes."""
         return self._data_size
+
+    def _check_address(self, index: int) -> None:
+        """Asked at each use, by the core too, of memory that its owner can move."""
+        if self._address_now is None:
+            return
+        now = self._address_now()
+        if now != self.ptr:
+            raise ValueError(
+                f"local_descriptors[{index}]: expected the memory that the descriptor was made "
+                f"of, at {self.ptr:#x}, got {type(self._data_ref).__name__} whose memory is at "
+                f"{now:#x}, for it was resized or set anew; make another Descriptor"
+            )
 
     @property
     def is_registered(self) -> bool:
@@ -202,6 +224,21 @@ class Descriptor(_core.Descriptor):
         return f"ptr={self.ptr:#x}, size={self.size}, device={self._device}"
 
 
+def _numbers(values: Any, argument: str) -> Any:
+    """A list as an array; anything else as it is, for the core to look at."""
+    if not isinstance(values, (list, tuple, range)):
+        return values
+    numbers = array("Q")
+    for i, value in enumerate(values):
+        number = operator.index(value) if is_number(value) else None
+        if number is None:
+            raise TypeError(f"{argument}[{i}]: expected int, got {type(value).__name__}")
+        if not 0 < number < 1 << 64:
+            raise ValueError(f"{argument}[{i}]: expected a number above 0, got {number}")
+        numbers.append(number)
+    return numbers
+
+
 class DescriptorList(_core.DescriptorList):
     """Many pieces of memory of one owner, such as the blocks of a KV cache.
 
@@ -213,9 +250,9 @@ class DescriptorList(_core.DescriptorList):
     Parameters
     ----------
     addresses
-        An array of 64-bit integers: the address of each piece's first byte.
+        The address of each piece's first byte: an array of 64-bit integers, or a list of numbers.
     sizes
-        Bytes of each piece: an array of as many 64-bit integers, or one number for all.
+        Bytes of each piece: as many, in the same form, or one number for all.
     device
         Where the memory is: a `Device` or its name.
     owner
@@ -236,16 +273,17 @@ class DescriptorList(_core.DescriptorList):
         self, addresses: Any, sizes: Any, device: Device | str = "cpu", owner: object = None
     ) -> None:
         device = as_device(device)
-        if isinstance(sizes, int):
-            sizes = array("Q", [sizes]) if 0 <= sizes < 1 << 64 else array("q", [-1])
+        if is_number(sizes):
+            sizes = [sizes]
+        addresses, sizes = _numbers(addresses, "addresses"), _numbers(sizes, "sizes")
         try:
-            super().__init__(addresses, sizes, int(device.kind), device.id, owner)
+            super().__init__(addresses, sizes, int(device.kind), device.id, hold(owner))
         except TypeError as error:
             if str(error).startswith(("addresses", "sizes")):
                 raise
             raise TypeError(
-                "addresses, sizes: expected arrays of 64-bit integers in host memory, got "
-                f"{type(addresses).__name__} and {type(sizes).__name__}"
+                "addresses, sizes: expected arrays of 64-bit integers in host memory, or lists, "
+                f"got {type(addresses).__name__} and {type(sizes).__name__}"
             ) from None
         _core.check_memory(self, "addresses")
         self._device = device

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import SupportsIndex
 
 from . import _core
+from ._arguments import check_count, check_unicode
 
 __all__ = ["Device", "DeviceKind"]
 
@@ -37,6 +39,10 @@ _KIND_NAMES = {
 }
 
 
+# What NIXL has for it.
+_MOST = (1 << 32) - 1
+
+
 class Device:
     """A device: its kind and, for accelerators, its number.
 
@@ -56,19 +62,18 @@ class Device:
 
     __slots__ = ("_id", "_kind")
 
-    def __init__(self, metadata: str | tuple[DeviceKind, int]) -> None:
+    def __init__(self, metadata: str | tuple[DeviceKind, SupportsIndex]) -> None:
         if isinstance(metadata, str):
-            kind, self._id = _core.parse_device(metadata)
+            kind, self._id = _core.parse_device(check_unicode(metadata, "metadata"))
             self._kind = DeviceKind(kind)
         elif (
             isinstance(metadata, tuple)
             and len(metadata) == 2
             and isinstance(metadata[0], DeviceKind)
-            and isinstance(metadata[1], int)
+            and hasattr(metadata[1], "__index__")
         ):
-            self._kind, self._id = metadata
-            if self._id < 0:
-                raise ValueError(f"metadata: expected a device number of 0 or more, got {self._id}")
+            self._kind = metadata[0]
+            self._id = check_count(metadata[1], "metadata[1], a device's number", 0, _MOST)
         elif metadata is None:
             raise ValueError("metadata: expected a device, got None")
         else:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
+from typing import SupportsFloat, SupportsIndex
 
 from . import _asyncio, _signing, _streams
-from ._arguments import check_count, check_timeout, core_timeout
+from ._arguments import check_count, check_flag, check_timeout, core_timeout
 from ._default import Default
+from ._local import LocalDescriptors, as_descriptors, check_addresses
 from ._operation import AbstractOperation, OperationKind, OperationStatus
 from ._remote import Remote
 from .connection import Connection, core_of
-from .descriptor import Descriptor, DescriptorList, SerializedDescriptor
+from .descriptor import DescriptorList, SerializedDescriptor
 from .metadata import RdmaMetadata
 
 __all__ = [
@@ -38,29 +40,28 @@ class PassiveOperation(AbstractOperation):
         self,
         connection: Connection,
         operation_kind: OperationKind,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
-        timeout: float | Default | None = Default.TIMEOUT,
+        local_descriptors: LocalDescriptors,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
-        places: int | None = 1,
+        places: SupportsIndex | None = 1,
     ) -> None:
-        after = _streams.fences(stream, local_descriptors)
-        number = _ANY_NUMBER if places is None else places
-        if type(number) is not int or number != 1:
-            what = "readers" if operation_kind is OperationKind.READ else "writers"
-            check_count(number, what, 1, _ANY_NUMBER)
+        local = as_descriptors(local_descriptors)
+        after = _streams.fences(stream, local)
+        what = "readers" if operation_kind is OperationKind.READ else "writers"
+        number = _ANY_NUMBER if places is None else check_count(places, what, 1, _ANY_NUMBER)
         core = core_of(connection).create(
-            operation_kind, local_descriptors, core_timeout(timeout), after, number
+            operation_kind, local, core_timeout(timeout), after, number
         )
-        super().__init__(connection, core, operation_kind, local_descriptors)
+        super().__init__(connection, core, operation_kind, local)
         # Taken now: what is registered is what the metadata names.
         # A list that cannot change can wait.
         self._serialized_descriptors: list[SerializedDescriptor] | DescriptorList
-        if isinstance(local_descriptors, list):
-            self._serialized_descriptors = [d.metadata for d in local_descriptors]
-        elif isinstance(local_descriptors, DescriptorList):
-            self._serialized_descriptors = local_descriptors
+        if isinstance(local, list):
+            self._serialized_descriptors = [d.metadata for d in local]
+        elif isinstance(local, DescriptorList):
+            self._serialized_descriptors = local
         else:
-            self._serialized_descriptors = [local_descriptors.metadata]
+            self._serialized_descriptors = [local.metadata]
         self._serialized_requests: dict[bool, RdmaMetadata] = {}
 
     @property
@@ -77,7 +78,9 @@ class PassiveOperation(AbstractOperation):
         """
         return self._core.readers_failed
 
-    async def wait_for_readers(self, count: int, timeout: float | None = None) -> None:
+    async def wait_for_readers(
+        self, count: SupportsIndex, timeout: SupportsFloat | None = None
+    ) -> None:
         """Wait, without blocking the event loop, until so many peers are done.
 
         Returns too when the operation has been cancelled: `readers_done` says how many were.
@@ -96,9 +99,9 @@ class PassiveOperation(AbstractOperation):
         TransferError
             When the operation has failed before so many were done.
         """
-        check_count(count, "count", 1, _ANY_NUMBER)
+        count = check_count(count, "count", 1, _ANY_NUMBER)
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = check_timeout(timeout)
         core = self._core
         if core.readers_done >= count:
             return
@@ -119,12 +122,16 @@ class PassiveOperation(AbstractOperation):
 
         Raises
         ------
+        ValueError
+            When the memory has been moved since it was offered: a tensor's storage was resized.
         TransferError
             When the memory could not be registered, or the operation has failed or was
             cancelled.
         """
+        hex_encode = check_flag(hex_encode, "hex_encode")
         request = self._serialized_requests.get(hex_encode)
         if request is None:
+            check_addresses(self._local_desc_list)
             descriptors = self._serialized_descriptors
             if isinstance(descriptors, DescriptorList):
                 descriptors = descriptors.metadata
@@ -150,18 +157,17 @@ class ActiveOperation(AbstractOperation):
         self,
         connection: Connection,
         operation_kind: OperationKind,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: LocalDescriptors,
         remote_metadata: RdmaMetadata,
-        timeout: float | Default | None = Default.TIMEOUT,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> None:
         begin = core_of(connection).begin
         _signing.check_received(connection._connector._auth_key, remote_metadata)
-        after = _streams.fences(stream, local_descriptors)
-        core = begin(
-            operation_kind, remote_metadata, local_descriptors, core_timeout(timeout), after
-        )
-        super().__init__(connection, core, operation_kind, local_descriptors)
+        local = as_descriptors(local_descriptors)
+        after = _streams.fences(stream, local)
+        core = begin(operation_kind, remote_metadata, local, core_timeout(timeout), after)
+        super().__init__(connection, core, operation_kind, local)
 
     @property
     def remote(self) -> Remote:
@@ -191,10 +197,10 @@ class ReadableOperation(PassiveOperation):
     def __init__(
         self,
         connection: Connection,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
-        timeout: float | Default | None = Default.TIMEOUT,
+        local_descriptors: LocalDescriptors,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
-        readers: int | None = 1,
+        readers: SupportsIndex | None = 1,
     ) -> None:
         super().__init__(
             connection, OperationKind.READ, local_descriptors, timeout, stream, readers
@@ -221,10 +227,10 @@ class WritableOperation(PassiveOperation):
     def __init__(
         self,
         connection: Connection,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
-        timeout: float | Default | None = Default.TIMEOUT,
+        local_descriptors: LocalDescriptors,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
-        writers: int | None = 1,
+        writers: SupportsIndex | None = 1,
     ) -> None:
         super().__init__(
             connection, OperationKind.WRITE, local_descriptors, timeout, stream, writers
@@ -252,8 +258,8 @@ class ReadOperation(ActiveOperation):
         self,
         connection: Connection,
         remote_metadata: RdmaMetadata,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
-        timeout: float | Default | None = Default.TIMEOUT,
+        local_descriptors: LocalDescriptors,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> None:
         super().__init__(
@@ -281,9 +287,9 @@ class WriteOperation(ActiveOperation):
     def __init__(
         self,
         connection: Connection,
-        local_descriptors: Descriptor | list[Descriptor] | DescriptorList,
+        local_descriptors: LocalDescriptors,
         remote_metadata: RdmaMetadata,
-        timeout: float | Default | None = Default.TIMEOUT,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> None:
         super().__init__(

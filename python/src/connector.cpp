@@ -38,7 +38,9 @@ class Name {
   template <typename T>
   T of(nb::handle model) const {
     T value;
-    if (!nb::try_cast(model.attr(nb::handle(object_)), value)) {
+    const auto field = nb::steal(PyObject_GetAttr(model.ptr(), object_));
+    if (!field.is_valid()) PyErr_Clear();
+    if (!field.is_valid() || !nb::try_cast(field, value)) {
       throw Error(ErrorCode::rejected_metadata,
                   std::string("remote_metadata: impossible value of '") + text_ + "'");
     }

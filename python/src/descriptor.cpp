@@ -2,9 +2,11 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <cmath>
+#include <cstddef>
+#include <cstring>
 #include <string>
 
 #include "module.h"
@@ -29,33 +31,55 @@ class BufferView {
   Py_buffer view_{};
 };
 
-/// Address, bytes, writable, contiguous of an object with the buffer protocol.
-std::tuple<std::uintptr_t, std::size_t, bool, bool> buffer_info(nb::handle object) {
+/// Address, bytes, writable of an object with the buffer protocol.
+std::tuple<std::uintptr_t, std::size_t, bool> buffer_info(nb::handle object) {
   const BufferView view(object, PyBUF_FULL_RO);
   const Py_buffer& buffer = *view;
   return {reinterpret_cast<std::uintptr_t>(buffer.buf), static_cast<std::size_t>(buffer.len),
-          buffer.readonly == 0, PyBuffer_IsContiguous(&buffer, 'A') != 0};
+          buffer.readonly == 0};
 }
 
-/// Whether strides (in elements) lay the elements out without gaps, in the order of the axes
-/// or in the reverse order.
-bool is_dense(const nb::ndarray<nb::ro>& array) {
-  const auto dense = [&](bool c_order) {
-    std::int64_t expected = 1;
-    for (std::size_t i = 0; i < array.ndim(); ++i) {
-      const std::size_t axis = c_order ? array.ndim() - 1 - i : i;
-      if (array.shape(axis) != 1 && array.stride(axis) != expected) return false;
-      expected *= static_cast<std::int64_t>(array.shape(axis));
+/// Whether memory is that of a `bytes` object: no other holds the type's address before it. Asked
+/// of memory that others own only, as behind `torch.frombuffer`, which does not tell.
+bool is_bytes_object(std::uintptr_t address) {
+  constexpr std::size_t kHeader = offsetof(PyBytesObject, ob_sval);
+  constexpr std::uintptr_t kPage = 4096;
+  // What is on one page is mapped as one.
+  if (address % alignof(PyBytesObject) != 0 || address % kPage < kHeader) return false;
+  const auto* object = reinterpret_cast<PyObject*>(address - kHeader);  // NOLINT: a number
+  return Py_TYPE(object) == &PyBytes_Type && Py_REFCNT(object) > 0;
+}
+
+/// The items of an array in the order of their indices. Strides are in bytes.
+nb::bytes copy_in_order(std::uintptr_t address, const std::vector<std::int64_t>& shape,
+                        const std::vector<std::int64_t>& strides, std::size_t item) {
+  std::size_t size = item;
+  for (const std::int64_t length : shape) size *= static_cast<std::size_t>(length);
+  nb::bytes copy =
+      nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
+  if (!copy.is_valid()) throw nb::python_error();
+  char* out = PyBytes_AS_STRING(copy.ptr());
+  char* const end = out + size;
+  const char* from = reinterpret_cast<const char*>(address);  // NOLINT: Python has numbers
+  std::vector<std::int64_t> index(shape.size(), 0);
+  while (out != end) {
+    std::memcpy(out, from, item);
+    out += item;
+    for (std::size_t axis = shape.size(); axis-- > 0;) {
+      from += strides[axis];
+      if (++index[axis] < shape[axis]) break;
+      from -= strides[axis] * shape[axis];
+      index[axis] = 0;
     }
-    return true;
-  };
-  return array.size() == 0 || dense(true) || dense(false);
+  }
+  return copy;
 }
 
-/// Address, bytes, writable, contiguous, DLPack device type and device id, and the object
-/// that keeps the memory alive, of an object with DLPack.
-std::tuple<std::uintptr_t, std::size_t, bool, bool, int, int, nb::object> dlpack_info(
-    nb::handle object) {
+/// Address, bytes, shape, strides and item in bytes, writable, DLPack device type and device id,
+/// and the object that keeps the memory alive, of an object with DLPack.
+std::tuple<std::uintptr_t, std::size_t, std::vector<std::int64_t>, std::vector<std::int64_t>,
+           std::size_t, bool, int, int, nb::object>
+dlpack_info(nb::handle object) {
   bool writable = true;
   nb::ndarray<nb::ro> array;
   // An array that may be written converts to a writable type, one that may not does not.
@@ -69,10 +93,17 @@ std::tuple<std::uintptr_t, std::size_t, bool, bool, int, int, nb::object> dlpack
   nb::object keeper = nb::capsule(new nb::ndarray<nb::ro>(array), [](void* held) noexcept {
     delete static_cast<nb::ndarray<nb::ro>*>(held);
   });
+  std::vector<std::int64_t> shape, strides;
+  for (std::size_t axis = 0; axis < array.ndim(); ++axis) {
+    shape.push_back(static_cast<std::int64_t>(array.shape(axis)));
+    strides.push_back(array.stride(axis) * static_cast<std::int64_t>(array.itemsize()));
+  }
   return {reinterpret_cast<std::uintptr_t>(array.data()),
           array.nbytes(),
+          std::move(shape),
+          std::move(strides),
+          array.itemsize(),
           writable,
-          is_dense(array),
           array.device_type(),
           array.device_id(),
           keeper};
@@ -138,9 +169,56 @@ LocalDescriptorList make_list(const Numbers& addresses, const Numbers& sizes, in
 
 }  // namespace
 
+namespace {
+
+void set_size(LocalDescriptor& d, nb::handle value) {
+  const auto index = nb::steal(PyNumber_Index(value.ptr()));
+  if (!index.is_valid()) {
+    PyErr_Clear();
+    throw nb::type_error(
+        (std::string("_data_size: expected int, got ") + nb::type_name(value.type()).c_str())
+            .c_str());
+  }
+  const std::size_t size = PyLong_AsSize_t(index.ptr());
+  if (PyErr_Occurred() != nullptr) PyErr_Clear();  // below 0, or more than there can be
+  if (size == 0 || size > d.capacity) {
+    throw nb::value_error(("_data_size: expected 1 to " + std::to_string(d.capacity) +
+                           " bytes, as many as the memory has, got " + nb::str(index).c_str())
+                              .c_str());
+  }
+  d.memory.size = size;
+}
+
+}  // namespace
+
+bool LocalDescriptor::is_writable() const {
+  auto known = writable.load(std::memory_order_relaxed);
+  if (!known) {
+    known = nixl_connect::is_writable(memory);
+    writable.store(known, std::memory_order_relaxed);
+  }
+  return *known;
+}
+
 std::vector<Descriptor> local_descriptors(nb::handle value, bool writable) {
+  const auto check_writable = [&](bool is_writable, std::size_t index) {
+    if (writable && !is_writable) {
+      throw nb::value_error(
+          ("local_descriptors[" + std::to_string(index) +
+           "]: expected writable memory for the data to arrive in, got read-only memory or a "
+           "copy (bytes, a read-only array or mapping, or values that are not in order: strided, "
+           "Fortran order, lazily conjugated)")
+              .c_str());
+    }
+  };
   if (const LocalDescriptorList* list = nullptr; nb::try_cast(value, list, false) && list) {
-    return list->memory;
+    // Pieces of one owner: its first and its last stand for all.
+    const auto& memory = list->memory;
+    if (writable && !memory.empty()) {
+      check_writable(is_writable(memory.front()), 0);
+      check_writable(is_writable(memory.back()), memory.size() - 1);
+    }
+    return memory;
   }
   std::vector<Descriptor> result;
   const auto add = [&](nb::handle item, std::size_t index) {
@@ -152,13 +230,8 @@ std::vector<Descriptor> local_descriptors(nb::handle value, bool writable) {
                             (index == 0 && item.is(value) ? type : "a list with " + type))
                                .c_str());
     }
-    if (writable && !descriptor->writable) {
-      throw nb::value_error(
-          ("local_descriptors[" + std::to_string(index) +
-           "]: expected writable memory for the data to arrive in, got read-only memory or a "
-           "copy (bytes, a read-only array, or one that is not contiguous)")
-              .c_str());
-    }
+    if (descriptor->movable) item.attr("_check_address")(index);
+    check_writable(!writable || descriptor->is_writable(), index);
     const nb::ft_object_guard guard(item);
     result.push_back(descriptor->memory);
   };
@@ -230,32 +303,27 @@ void init_descriptor(nb::module_& m) {
       .def(
           "__init__",
           [](LocalDescriptor* self, std::uintptr_t address, std::size_t size, int kind,
-             std::uint32_t device_id, nb::object owner, bool writable) {
+             std::uint32_t device_id, nb::object owner, std::optional<bool> writable,
+             bool movable) {
             new (self) LocalDescriptor{
-                {address, size, {static_cast<DeviceKind>(kind), device_id}, own(owner)}, writable};
+                {address, size, {static_cast<DeviceKind>(kind), device_id}, own(owner)},
+                writable,
+                movable};
           },
           nb::arg("address"), nb::arg("size"), nb::arg("kind"), nb::arg("device_id"),
-          nb::arg("owner").none(), nb::arg("writable"))
+          nb::arg("owner").none(), nb::arg("writable").none(), nb::arg("movable"))
       .def_prop_ro(
           "ptr", [](const LocalDescriptor& d) { return d.memory.address; },
           "Address of the first byte.")
       .def_prop_rw(
-          "_data_size", [](const LocalDescriptor& d) { return d.memory.size; },
-          [](LocalDescriptor& d, std::size_t size) {
-            if (size == 0 || size > d.capacity) {
-              throw nb::value_error(("_data_size: expected 1 to " + std::to_string(d.capacity) +
-                                     " bytes, as many as the memory has, got " +
-                                     std::to_string(size))
-                                        .c_str());
-            }
-            d.memory.size = size;
-          },
-          nb::lock_self(),
+          "_data_size", [](const LocalDescriptor& d) { return d.memory.size; }, &set_size,
+          nb::for_setter(nb::arg("value").none()), nb::lock_self(),
           "Size in bytes. May be made smaller, and again as large as the memory; operations begun "
           "afterwards follow.")
       .def_prop_ro(
-          "writable", [](const LocalDescriptor& d) { return d.writable; },
-          "Whether a transfer may write to the memory.");
+          "writable", &LocalDescriptor::is_writable,
+          "Whether a transfer may write to the memory. Of memory that does not say, as behind an "
+          "address, the system is asked when this is read, or needed, for the first time.");
 
   nb::class_<LocalDescriptorList>(m, "DescriptorList", nb::type_slots(list_slots),
                                   "Many pieces of memory of one owner.")
@@ -311,10 +379,14 @@ void init_descriptor(nb::module_& m) {
   m.def("cuda_device_of", &cuda_device_of, nb::arg("address"),
         "The device that has memory there, as the CUDA driver knows.");
   m.def("buffer_info", &buffer_info, nb::arg("object"),
-        "(address, bytes, writable, contiguous) of an object with the buffer protocol.");
+        "(address, bytes, writable) of an object with the buffer protocol.");
+  m.def("is_bytes_object", &is_bytes_object, nb::arg("address"),
+        "Whether the memory there is that of a `bytes` object.");
+  m.def("copy_in_order", &copy_in_order, nb::arg("address"), nb::arg("shape"), nb::arg("strides"),
+        nb::arg("item"), "An array's items in the order of their indices; strides are in bytes.");
   m.def("dlpack_info", &dlpack_info, nb::arg("object"),
-        "(address, bytes, writable, contiguous, device type, device id, owner) of an object "
-        "with DLPack; the device type is DLPack's number.");
+        "(address, bytes, shape, strides, item, writable, device type, device id, owner) of an "
+        "object with DLPack; strides and item are bytes, the device type is DLPack's number.");
   m.def(
       "parse_device",
       [](const std::string& text) {

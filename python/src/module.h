@@ -2,6 +2,7 @@
 
 #include <nanobind/nanobind.h>
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -57,12 +58,17 @@ class Unlocked {
   PyThreadState* const state_;
 };
 
-/// What `nixl_connect.Descriptor` adds to the core's: whether a transfer may write to it, and how
-/// many bytes there are, of which the descriptor may name fewer.
+/// What `nixl_connect.Descriptor` adds to the core's.
 struct LocalDescriptor {
   Descriptor memory;
-  bool writable = true;
+  /// Whether a transfer may write to it; none until the system was asked.
+  mutable std::atomic<std::optional<bool>> writable;
+  /// Its owner can move it: Python's side asks, at each use, whether it has.
+  bool movable = false;
+  /// How many bytes there are, of which the descriptor may name fewer.
   std::size_t capacity = memory.size;
+
+  bool is_writable() const;
 };
 
 /// Many pieces of memory of one owner.
@@ -71,7 +77,8 @@ struct LocalDescriptorList {
 };
 
 /// The core's descriptors of a Python list of them, of a `DescriptorList` or of a single one.
-/// Raises `TypeError` and, where they must be writable and one is not, `ValueError`.
+/// Raises `TypeError` and, where they must be writable and one is not, or where the memory has been
+/// moved, `ValueError`.
 std::vector<Descriptor> local_descriptors(nb::handle value, bool writable);
 
 /// A fence, as Python hands it from the function that made it to the one operation that waits for

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <thread>
 
@@ -289,7 +291,37 @@ TEST_F(ConnectorTest, WrongUse) {
             ErrorCode::invalid_argument);
   EXPECT_EQ(code_of([&] { right.begin_read(offer.metadata(), {buffer.part(0, 99)}); }),
             ErrorCode::invalid_argument);
+  // What arrives twice at one place arrives in no order.
+  const std::vector<Descriptor> twice{buffer.part(0, 50), buffer.part(50, 50), buffer.part(49, 50)};
+  EXPECT_EQ(code_of([&] { left.create_writable(twice); }), ErrorCode::invalid_argument);
+  const auto thrice = left.create_readable(twice);
+  EXPECT_EQ(code_of([&] { right.begin_read(thrice.metadata(), twice); }),
+            ErrorCode::invalid_argument);
   EXPECT_EQ(code_of([&] { Connector(named("")); }), ErrorCode::invalid_argument);
+  EXPECT_EQ(code_of([&] { Connector(named(std::string(4080, 'x'))); }),
+            ErrorCode::invalid_argument);
+  EXPECT_NO_THROW(Connector(named(std::string(4079, 'x'))));
+}
+
+TEST(Descriptor, OfMemoryThatMayNotBeWritten) {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  void* const memory =
+      ::mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  auto* const bytes = static_cast<char*>(memory);
+  bytes[1] = 5;
+  const auto at = [&](std::size_t offset, std::size_t size, Device device = {}) {
+    return Descriptor{reinterpret_cast<std::uintptr_t>(bytes) + offset, size, device, nullptr};
+  };
+  EXPECT_TRUE(is_writable(at(1, 2 * page - 1)));
+  ASSERT_EQ(::mprotect(bytes + page, page, PROT_READ), 0);
+  EXPECT_TRUE(is_writable(at(3, page - 3)));
+  EXPECT_FALSE(is_writable(at(3, page - 2)));
+  EXPECT_FALSE(is_writable(at(page, 1)));
+  EXPECT_TRUE(is_writable(at(page, 1, {DeviceKind::cuda, 0})));
+  EXPECT_EQ(bytes[1], 5);
+  ::munmap(memory, 2 * page);
+  EXPECT_FALSE(is_writable(at(1, 1)));
 }
 
 TEST_F(ConnectorTest, CloseEndsEverything) {

@@ -71,5 +71,44 @@ TEST(Coverage, OfAHundredThousandThatAllOverlapIsFound) {
   EXPECT_EQ(smallest_covering(offered, wanted), std::vector<std::size_t>(kMany, kMany - 1));
 }
 
+TEST(Overlap, IsFoundWhereverTheTwoAre) {
+  const std::vector<Region> apart{{kDram, 0, 300, 100},
+                                  {kDram, 0, 100, 100},
+                                  {kDram, 0, 200, 100},
+                                  {kVram, 0, 100, 100},
+                                  {kVram, 1, 100, 100}};
+  EXPECT_EQ(find_overlap(apart), std::nullopt);
+  EXPECT_EQ(find_overlap({}), std::nullopt);
+  auto regions = apart;
+  regions.push_back({kVram, 1, 199, 1});
+  EXPECT_EQ(find_overlap(regions), std::pair(std::size_t{4}, std::size_t{5}));
+  // One that lies within another, with one between them in the order of addresses.
+  regions = {{kDram, 0, 150, 10}, {kDram, 0, 120, 10}, {kDram, 0, 100, 100}};
+  EXPECT_EQ(find_overlap(regions), std::pair(std::size_t{1}, std::size_t{2}));
+  EXPECT_EQ(find_overlap({{kDram, 0, 100, 8}, {kDram, 0, 100, 8}}),
+            std::pair(std::size_t{0}, std::size_t{1}));
+}
+
+TEST(Overlap, IsWhatEachWithEachFinds) {
+  std::mt19937 random(5);
+  const auto below = [&](unsigned limit) { return random() % limit; };
+  for (int round = 0; round < 500; ++round) {
+    std::vector<Region> regions;
+    for (std::size_t i = below(12); i > 0; --i) {
+      regions.push_back({below(4) == 0 ? kVram : kDram, below(2), 1 + below(200), 1 + below(9)});
+    }
+    bool any = false;
+    for (std::size_t a = 0; a < regions.size(); ++a) {
+      for (std::size_t b = 0; b < a; ++b) any |= regions[a].overlaps(regions[b]);
+    }
+    const auto found = find_overlap(regions);
+    ASSERT_EQ(found.has_value(), any) << round;
+    if (found) {
+      EXPECT_LT(found->first, found->second);
+      EXPECT_TRUE(regions[found->first].overlaps(regions[found->second])) << round;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace nixl_connect

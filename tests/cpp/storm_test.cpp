@@ -56,11 +56,16 @@ class Storm : public testing::FakeTest, public ::testing::WithParamInterface<uns
     for (int i = 0; i < 100; ++i) {
       std::vector<std::size_t> sizes(1 + below(5));
       const bool large = below(8) == 0;
-      for (auto& size : sizes) size = large ? kHalf / 4 : 1 + below(2000);
+      for (auto& size : sizes) size = large ? kHalf / 8 : 1 + below(2000);
       const auto list = [&](std::size_t half) {
         std::vector<Descriptor> descriptors;
+        // Anywhere, but what is written is written once.
+        std::size_t begin = half;
         for (const std::size_t size : sizes) {
-          descriptors.push_back(memory_.part(below(3), half + below(kHalf / 2), size));
+          const std::size_t room = kHalf / sizes.size();
+          descriptors.push_back(
+              memory_.part(below(3), begin + below(static_cast<unsigned>(room - size)), size));
+          begin += room;
         }
         return descriptors;
       };

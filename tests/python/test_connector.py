@@ -65,7 +65,7 @@ async def test_connections(connector: nc.Connector) -> None:
         nc.Connection("left", 1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="number: expected int"):
         nc.Connection(connector, "1")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="number: expected a number above 0"):
+    with pytest.raises(ValueError, match="number: expected 1 to"):
         nc.Connection(connector, 0)
 
 

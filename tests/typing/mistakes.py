@@ -15,15 +15,15 @@ async def mistakes(
     transfer: nc.ReadOperation,
 ) -> None:
     # Arguments.
-    nc.Connector(backend_parameters={"num_threads": 2})  # type: ignore[dict-item]
+    nc.Connector(backend_parameters={"devices": ["mlx5_0"]})  # type: ignore[dict-item]
     nc.Connector("worker", "UCX")  # type: ignore[call-arg]
     nc.Connector(auth_key="a secret of 16 bytes")  # type: ignore[arg-type]
     nc.Device(("cuda", 0))  # type: ignore[arg-type]
     nc.DescriptorList([1], [2], device=0)  # type: ignore[arg-type]
     nc.Descriptor.from_serialized(metadata)  # type: ignore[arg-type]
     nc.Connection("worker", 1)  # type: ignore[arg-type]
-    await connector.create_readable(b"bytes")  # type: ignore[arg-type]
-    await connector.create_readable((descriptor, descriptor))  # type: ignore[arg-type]
+    await connector.create_readable("text")  # type: ignore[arg-type]
+    await connector.create_readable([descriptor, 5])  # type: ignore[list-item]
     await connector.create_writable(descriptor, 10)  # type: ignore[call-arg]
     await connector.create_writable(descriptor, timeout="10")  # type: ignore[arg-type]
     await connector.begin_read(descriptor, metadata)  # type: ignore[arg-type]

@@ -94,6 +94,17 @@ async def write(owner: nc.Connector, mover: nc.Connector) -> None:
         assert_type(offer.local_descriptors, list[nc.Descriptor])
 
 
+async def memory(owner: nc.Connector, mover: nc.Connector) -> None:
+    """Memory itself, where a descriptor is taken."""
+    source, target = b"c" * SIZE, bytearray(SIZE)
+    offer = await owner.create_readable([source, memoryview(source)], readers=1)
+    read = await mover.begin_read(offer.metadata(), (target, bytearray(SIZE)))
+    await read.wait_for_completion()
+    assert_type(offer.local_descriptors, list[nc.Descriptor])
+    pair = await owner.create_writable((target, "cpu"))
+    mover.begin_write_blocking(source, pair.metadata()).wait()
+
+
 async def tasks(owner: nc.Connector, mover: nc.Connector) -> None:
     """Calls are coroutines, wherever asyncio takes one."""
     offers = await asyncio.gather(
@@ -277,6 +288,7 @@ async def main() -> None:
         assert owner in {owner, mover}
         await read(owner, mover)
         await write(owner, mover)
+        await memory(owner, mover)
         await tasks(owner, mover)
         await pieces(owner, mover)
         await registered(owner)

@@ -25,4 +25,9 @@ struct Descriptor {
   std::shared_ptr<const void> owner;  ///< Keeps the memory alive; may be null.
 };
 
+/// Whether data may arrive there: memory of the host is asked of the system, at its first and its
+/// last byte; memory of a device may always be written. No byte changes. Takes about a microsecond.
+/// Thread safe.
+NIXL_CONNECT_API bool is_writable(const Descriptor& descriptor) noexcept;
+
 NIXL_CONNECT_NAMESPACE_END

@@ -9,6 +9,8 @@
 #include "cuda/cuda_memory.h"
 #include "engine/engine_loop.h"
 #include "engine/parts.h"
+#include "wire/blob.h"
+#include "wire/coverage.h"
 #include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -18,6 +20,8 @@ namespace {
 /// More regions than this are not a small operation.
 constexpr std::size_t kFewRegions = 16;
 constexpr std::size_t kMostEngines = 64;
+/// An agent's name has a part of its own, a hyphen and 16 digits, behind the worker's.
+constexpr std::size_t kMaxWorkerNameSize = kMaxNameSize - 17;
 
 std::string at(const char* argument, std::size_t index) {
   return std::string(argument) + "[" + std::to_string(index) + "]";
@@ -45,6 +49,15 @@ void check_local(const std::vector<Descriptor>& local) {
     }
   }
   check_named_cuda_memory(local, "local_descriptors");
+}
+
+/// What arrives twice at one place arrives in no order.
+void check_apart(const std::vector<Region>& written) {
+  const auto both = find_overlap(written);
+  if (!both) return;
+  throw Error(ErrorCode::invalid_argument,
+              at("local_descriptors", both->second) + ": expected memory of its own to write to, " +
+                  "got bytes that " + at("local_descriptors", both->first) + " has too");
 }
 
 const char* kind_name(OperationKind kind) {
@@ -129,12 +142,14 @@ struct Connector::Impl {
 
   static OperationPtr make_operation(Request request, std::vector<Descriptor> local,
                                      std::vector<Fence> after) {
+    const bool written = request.passive == (request.kind == OperationKind::write);
     auto operation = std::make_shared<Operation>(std::move(request));
     Flight& flight = operation->flight;
     flight.local_regions.reserve(local.size());
     for (const Descriptor& d : local) {
       flight.local_regions.push_back(Region::of(d.device, d.address, d.size));
     }
+    if (written) check_apart(flight.local_regions);
     std::erase_if(after, [](const Fence& fence) { return fence == nullptr; });
     flight.fences = std::move(after);
     flight.local = std::move(local);
@@ -262,7 +277,14 @@ struct Connector::Impl {
 
 Connector::Connector(ConnectorOptions options) {
   if (options.name.empty() || options.name.find('\0') != std::string::npos) {
-    throw Error(ErrorCode::invalid_argument, "name: expected text, got none");
+    throw Error(ErrorCode::invalid_argument,
+                "name: expected text without null characters, got " +
+                    std::string(options.name.empty() ? "none" : "one"));
+  }
+  if (options.name.size() > kMaxWorkerNameSize) {
+    throw Error(ErrorCode::invalid_argument,
+                "name: expected at most " + std::to_string(kMaxWorkerNameSize) +
+                    " bytes, which peers accept, got " + std::to_string(options.name.size()));
   }
   if (options.engines == 0 || options.engines > kMostEngines) {
     throw Error(ErrorCode::invalid_argument, "engines: expected 1 to " +

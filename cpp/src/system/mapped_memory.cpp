@@ -1,6 +1,8 @@
 #include "system/mapped_memory.h"
 
+#include <linux/futex.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -24,6 +26,18 @@ bool is_mapped(std::uintptr_t address, std::size_t size) noexcept {
   void* const memory = reinterpret_cast<void*>(start);  // NOLINT: what peers name is numbers
   // Writes nothing, and since Linux 2.6.19 does nothing but look.
   return ::msync(memory, address + size - start, MS_ASYNC) == 0 || errno != ENOMEM;
+}
+
+bool may_be_written(std::uintptr_t address) noexcept {
+  constexpr std::uintptr_t kWord = sizeof(std::uint32_t);
+  std::uint32_t nobody = 0;
+  // An atomic "or" with nothing: the kernel does it, and says where it cannot. Whoever waits at the
+  // word, if that is one, may be woken for nothing, as waiters of a futex must expect.
+  const long result = ::syscall(
+      SYS_futex, &nobody, FUTEX_WAKE_OP | FUTEX_PRIVATE_FLAG, 0, nullptr,
+      reinterpret_cast<void*>(address & ~(kWord - 1)),  // NOLINT: descriptors have numbers
+      FUTEX_OP(FUTEX_OP_OR, 0, FUTEX_OP_CMP_LT, 0));
+  return result >= 0 || errno != EFAULT;
 }
 
 bool is_mapped_in(pid_t process, std::uintptr_t address, std::size_t size) noexcept {

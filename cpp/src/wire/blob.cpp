@@ -15,7 +15,6 @@ constexpr std::string_view kAgentTag = "Agent";
 constexpr std::string_view kListKind = "nixlSDList";
 constexpr std::string_view kMemorySection = "MemSection";
 constexpr std::string_view kSectionCount = "nixlSecElms";
-constexpr std::size_t kMaxNameSize = 4096;
 constexpr std::size_t kElementHeader = 3 * sizeof(std::uint64_t);
 /// The shortest field: no tag, no bytes.
 constexpr std::size_t kFieldOverhead = sizeof(std::uint64_t) + 1;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -9,6 +10,9 @@
 #include "wire/region.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// The longest name of an agent that is taken from a peer.
+inline constexpr std::size_t kMaxNameSize = 4096;
 
 /// A peer's NIXL metadata, checked from the first byte to the last before NIXL sees any of
 /// it: NIXL's own reader believes the lengths it finds, and damaged blobs have crashed it.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <utility>
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -106,6 +105,19 @@ std::vector<std::size_t> smallest_covering(const std::vector<Region>& offered,
     found[w] = candidates.find(region.end());
   }
   return found;
+}
+
+std::optional<std::pair<std::size_t, std::size_t>> find_overlap(
+    const std::vector<Region>& regions) {
+  const auto order =
+      std::is_sorted(regions.begin(), regions.end()) ? std::vector<std::size_t>() : sorted(regions);
+  const auto nth = [&](std::size_t i) { return order.empty() ? i : order[i]; };
+  // In this order, if any overlap, two neighbours do.
+  for (std::size_t i = 1; i < regions.size(); ++i) {
+    const auto [first, second] = std::minmax({nth(i - 1), nth(i)});
+    if (regions[first].overlaps(regions[second])) return std::pair(first, second);
+  }
+  return std::nullopt;
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "wire/region.h"
@@ -15,5 +17,9 @@ inline constexpr std::size_t kNotCovered = static_cast<std::size_t>(-1);
 /// peers.
 std::vector<std::size_t> smallest_covering(const std::vector<Region>& offered,
                                            const std::vector<Region>& wanted);
+
+/// Two of the regions that have bytes in common, by their indices, the lower one first. O(n log n);
+/// O(n) for regions in the order of their addresses.
+std::optional<std::pair<std::size_t, std::size_t>> find_overlap(const std::vector<Region>& regions);
 
 NIXL_CONNECT_NAMESPACE_END
