@@ -37,7 +37,12 @@ PYTHON_LAYERS = {
     "connector": ("connector",),
     "integrations": ("metrics", "trio"),
     "package": ("__init__",),
-    "commands: parts": ("commands", "commands._cuda", "commands.bench_work"),
+    "commands: parts": (
+        "commands",
+        "commands._cuda",
+        "commands._process",
+        "commands.bench_work",
+    ),
     "commands: sides": (
         "commands.bench_peer",
         "commands.bench_plot",

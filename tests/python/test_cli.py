@@ -51,7 +51,7 @@ def test_the_doctor_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_the_doctor_survives_a_probe_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     findings = {finding.subject: finding for finding in doctor.examine()}
     assert findings["transfer of host memory"].state == "error"
     assert findings["transfer of host memory"].detail == "exit status 1"

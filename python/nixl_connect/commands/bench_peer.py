@@ -7,10 +7,10 @@ import contextlib
 import itertools
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ._process import child
 from .bench_work import LONGEST_LINE, PeerError
 
 __all__ = ["Child", "Lines", "Server"]
@@ -56,26 +56,25 @@ class Child:
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[Lines]:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            # A terminal's Ctrl-C is for all of its processes; this one goes with its parent.
-            "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-            "import asyncio; from nixl_connect.commands.bench_serve import serve;"
-            "asyncio.run(serve('127.0.0.1', 0))",
+        serving = await asyncio.create_subprocess_exec(
+            *child(
+                # A terminal's Ctrl-C is for all of its processes; this one goes with its parent.
+                "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+                "from nixl_connect.commands.bench_serve import main; main()"
+            ),
             stdout=asyncio.subprocess.PIPE,
         )
-        assert child.stdout is not None
+        assert serving.stdout is not None
         try:
-            line = await child.stdout.readline()
+            line = await serving.stdout.readline()
             if not line:
-                raise PeerError(f"the serving process ended with status {await child.wait()}")
+                raise PeerError(f"the serving process ended with status {await serving.wait()}")
             async with Server("127.0.0.1", int(line.split()[-1])).connected() as lines:
                 yield lines
         finally:
-            if child.returncode is None:
-                child.terminate()
-            await child.wait()
+            if serving.returncode is None:
+                serving.terminate()
+            await serving.wait()
 
 
 class Lines:

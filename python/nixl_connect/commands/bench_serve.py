@@ -11,9 +11,10 @@ from typing import Any
 
 import nixl_connect as nc
 
+from ._process import take_standard_output
 from .bench_work import LONGEST_LINE, MOST_BYTES, TIMEOUT, allocate
 
-__all__ = ["serve"]
+__all__ = ["main", "serve"]
 
 
 async def serve(host: str, port: int) -> None:
@@ -125,3 +126,9 @@ class _Service:
             return offer.metadata().model_dump()
         await self._offers[slot].wait_for_completion()
         return None
+
+
+def main() -> None:
+    """Serve who has started this process, which reads from standard output where that is."""
+    take_standard_output()
+    asyncio.run(serve("127.0.0.1", 0))

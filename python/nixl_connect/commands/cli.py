@@ -17,6 +17,7 @@ from rich.table import Table
 import nixl_connect as nc
 
 from . import doctor
+from ._process import take_standard_output
 from .bench import measure
 from .bench_peer import Child, Server
 from .bench_plot import plot as draw
@@ -205,4 +206,5 @@ def _table(results: list[Result]) -> Table:
 
 
 def main() -> None:
+    take_standard_output()
     app()

@@ -14,14 +14,13 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from .._library import nixl_library_candidates
-from .probe import answers
+from .probe import answers, command
 
 __all__ = ["Finding", "examine", "verdict"]
 
@@ -133,8 +132,8 @@ def _devices() -> Iterator[Finding]:
 def _probe(kind: str, **environment: str) -> dict[str, object]:
     """What another process finds of a kind of memory, and what UCX says meanwhile."""
     with subprocess.Popen(
-        [sys.executable, "-m", "nixl_connect.commands.probe", kind],
-        env={**os.environ, "UCX_LOG_LEVEL": "info", **environment},
+        command(kind),
+        env={**os.environ, "UCX_LOG_LEVEL": "info", "UCX_LOG_FILE": "stderr", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -146,11 +145,10 @@ def _probe(kind: str, **environment: str) -> dict[str, object]:
             # With what it has started itself.
             os.killpg(process.pid, signal.SIGKILL)
             return {"error": f"did not end within {_SECONDS:.0f} s", "log": ""}
-    log = output + errors
     for answer in answers(output):
-        return {**answer, "log": log, "status": process.returncode}
+        return {**answer, "log": errors, "status": process.returncode}
     last = errors.strip().splitlines()
-    return {"error": last[-1] if last else f"exit status {process.returncode}", "log": log}
+    return {"error": last[-1] if last else f"exit status {process.returncode}", "log": errors}
 
 
 def _host(host: dict[str, object]) -> Iterator[Finding]:

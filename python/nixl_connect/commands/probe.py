@@ -16,6 +16,7 @@ from typing import Any
 import nixl_connect as nc
 
 from ._cuda import Buffer, CudaError, Driver
+from ._process import child, take_standard_output
 
 _BYTES = 16 << 20
 _DATA = b"\x5a" * _BYTES
@@ -24,8 +25,13 @@ _TIMEOUT = 20.0
 _ANSWER = '{"probe"'
 
 
+def command(kind: str) -> list[str]:
+    """The command line of a process that prints its answer: see `answers`."""
+    return child("from nixl_connect.commands.probe import main; main()", kind)
+
+
 def answers(output: str) -> list[dict[str, object]]:
-    """What probes have answered, among what UCX and others have printed."""
+    """What probes have answered, among what Python's start may have printed."""
     return [json.loads(line) for line in output.splitlines() if line.startswith(_ANSWER)]
 
 
@@ -71,29 +77,28 @@ async def _gpu() -> dict[str, object]:
     source, target = Buffer(driver, _BYTES), Buffer(driver, _BYTES)
     source.set(_DATA)
     async with nc.Connector("owner") as owner:
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "nixl_connect.commands.probe", "cuda-peer"),
+        mover = await asyncio.create_subprocess_exec(
+            *command("cuda-peer"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
-        assert child.stdin is not None
-        assert child.stdout is not None
-        said = asyncio.ensure_future(child.stdout.read())
+        assert mover.stdin is not None
+        assert mover.stdout is not None
+        said = asyncio.ensure_future(mover.stdout.read())
         offers: list[tuple[Any, Buffer]] = [(owner.create_readable, source)] * _TIMES
         offers += [(owner.create_writable, target)] * _TIMES
         for create, buffer in offers:
             offer = await create(nc.Descriptor(buffer), timeout=_TIMEOUT)
-            child.stdin.write(offer.metadata().model_dump_json().encode() + b"\n")
+            mover.stdin.write(offer.metadata().model_dump_json().encode() + b"\n")
             waiting = asyncio.ensure_future(offer.wait_for_completion())
             await asyncio.wait({waiting, said}, return_when=asyncio.FIRST_COMPLETED)
             if said.done():
                 # The child has ended, early or just now; it says why.
                 waiting.cancel()
                 break
-        child.stdin.close()
+        mover.stdin.close()
         output = (await said).decode()
-        status = await child.wait()
-    print(*[line for line in output.splitlines() if not line.startswith(_ANSWER)], sep="\n")
+        status = await mover.wait()
     for answer in answers(output):
         if "seconds" in answer:
             _check(target.get())
@@ -147,5 +152,11 @@ async def _answer(kind: str) -> dict[str, object]:
         return {"error": f"{type(error).__name__}: {error}"}
 
 
+def main() -> None:
+    take_standard_output()
+    kind = sys.argv[1]
+    print(json.dumps({"probe": kind, **asyncio.run(_answer(kind))}), flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps({"probe": sys.argv[1], **asyncio.run(_answer(sys.argv[1]))}), flush=True)
+    main()
