@@ -8,7 +8,16 @@ completion.
 
 from __future__ import annotations
 
-from . import _core
+try:
+    from . import _core
+except ImportError as error:
+    if error.name != __name__:
+        raise
+    raise ImportError(
+        f"{__path__[0]} has sources only, without the compiled module: run from another folder to "
+        "have the package that is installed, or install this one with pip",
+        name=__name__,
+    ) from None
 from ._call import OperationCall
 from ._operation import AbstractOperation, OperationKind, OperationStatus
 from ._remote import Remote

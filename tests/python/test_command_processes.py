@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,22 @@ def test_modules_in_the_current_folder_are_left_alone(program: Path, tmp_path: P
     for command in (BENCH, ("doctor",)):
         result = run(program, *command, cwd=folder)
         assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_python_m_searches_the_current_folder_no_further(tmp_path: Path) -> None:
+    folder = shadow(tmp_path / "work", "matplotlib", "numpy", "rich", "torch", "typer")
+    for command in ((*BENCH, "--plot", "plot.svg"), ("doctor",)):
+        result = run("-m", "nixl_connect", *command, cwd=folder)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_sources_alone_say_what_they_lack(tmp_path: Path) -> None:
+    package = Path(nc.__file__).parent
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(package, tmp_path / "nixl_connect", ignore=ignored)
+    result = run("-m", "nixl_connect", "doctor", cwd=tmp_path)
+    assert f"{tmp_path / 'nixl_connect'} has sources only" in result.stderr
+    assert result.returncode == 1
 
 
 WHERE = "import nixl_connect; print(nixl_connect.__file__)"
