@@ -34,7 +34,7 @@ PYTHON_LAYERS = {
     "connection": ("connection",),
     "operation": ("_operation", "_remote"),
     "operations": ("operations", "_call", "_worker"),
-    "connector": ("connector",),
+    "connector": ("connector", "_totals"),
     "integrations": ("metrics", "trio"),
     "package": ("__init__",),
     "commands: parts": (

@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 import weakref
+from collections.abc import Callable
 from functools import cached_property, partial
 from types import TracebackType
 from typing import SupportsFloat, TypeVar
@@ -22,7 +23,7 @@ from .errors import from_core
 from .metadata import RdmaMetadata
 from .stats import ConnectorStats
 
-__all__ = ["Worker", "open_workers"]
+__all__ = ["Worker", "open_workers", "watch_workers"]
 
 _log = logging.getLogger("nixl_connect")
 
@@ -39,6 +40,8 @@ class Worker:
         self._auth_key = auth_key
         self._shared_connection = Connection(self, core.next_connection_number())
         _open[id(self)] = self
+        for watcher in _watchers:
+            watcher(self)
 
     @property
     def name(self) -> str:
@@ -223,6 +226,17 @@ class Worker:
 
 # By identity: connectors of one name are equal, and each has an agent of its own.
 _open: weakref.WeakValueDictionary[int, Worker] = weakref.WeakValueDictionary()
+
+
+_watchers: list[Callable[[Worker], None]] = []
+
+
+def watch_workers(watcher: Callable[[Worker], None]) -> None:
+    """Have it called with each connector that is open, and each that is made from now on; once or
+    twice."""
+    _watchers.append(watcher)
+    for worker in open_workers():
+        watcher(worker)
 
 
 def open_workers() -> list[Worker]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
@@ -14,7 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from ._worker import open_workers
+from ._totals import figures_by_label, figures_by_name
 from .connector import Connector
 from .stats import ConnectorStats, OperationStats
 
@@ -22,22 +23,39 @@ __all__ = ["ConnectorCollector"]
 
 _GAUGES = {
     "fenced": "Operations that wait for work on a GPU",
-    "waiting": "Passive operations that wait for a peer, or linger",
-    "in_flight": "Transfers that NIXL has not completed",
-    "registered_regions": "Regions that are registered with NIXL",
-    "peers": "Remote agents that are loaded",
+    "waiting": "Offers that wait for a peer, or linger",
+    "lingering": "Offers that have ended here, and whose memory a peer may still read or write",
+    "lingering_bytes": "Bytes of memory of the offers that linger",
+    "in_flight": "Transfers that have begun and are not complete",
+    "registered_regions": "Regions of memory that are registered with NIXL",
+    "peers": "Remote agents whose metadata is loaded",
 }
 _COUNTERS = {
     "engine_wakeups": "How often the engine's threads have woken up",
-    "engine_cpu_seconds": "Processor time of the engine's threads",
+    "engine_cpu_seconds": "Processor time of the engine's threads, in seconds",
 }
+_FATES = ("matched", "unknown", "sent", "refused")
+_STATUSES = ("complete", "cancelled", "errored")
 
 
 class ConnectorCollector(Collector):
     """Figures of connectors, to be registered with a Prometheus registry.
 
-    Every metric begins with ``nixl_connect_`` and has the label ``connector``. Asking starts
-    nothing, and holds nobody up for longer than a millisecond for each connector.
+    Every metric begins with ``nixl_connect_`` and has the label ``connector``, the connector's
+    name; those of one name are added up. Asking starts nothing, and holds nobody up for longer
+    than a millisecond for each connector.
+
+    Counters never fall while the process lives: what a connector has counted stays in its name's
+    sum when it is closed and collected. The first 1000 names have a label of their own, and all
+    others together ``connector=""``; name connectors by what they are for. A forked child counts
+    from zero, and leaves its parent's connectors out.
+
+    A registry takes one collector, and raises `ValueError` for a second one, whichever connectors
+    either is of: a metric's name may come only once. Give one collector all of them.
+
+    In prometheus_client's multiprocess mode (``PROMETHEUS_MULTIPROC_DIR``) the figures that are
+    exposed for all processes are read from files, to which no collector writes. Say `per_process`
+    then, and let each process expose a registry of its own, at a port of its own.
 
     Example: ``prometheus_client.REGISTRY.register(ConnectorCollector())``.
 
@@ -46,79 +64,100 @@ class ConnectorCollector(Collector):
     Parameters
     ----------
     connectors
-        The connectors; none for all that are open in this process when figures are asked for.
-        Those of one name are added up.
+        The connectors, which the collector keeps alive. None for all of this process: those that
+        are made after `nixl_connect.metrics` is imported, and those that are open then.
+    per_process
+        Whether, in prometheus_client's multiprocess mode, the registry is exposed by each process
+        for itself. Without that mode it means nothing.
+
+    Raises
+    ------
+    TypeError
+        When a connector is none.
+    ValueError
+        When the environment asks for the multiprocess mode, and `per_process` is not said.
     """
 
-    def __init__(self, *connectors: Connector) -> None:
+    def __init__(self, *connectors: Connector, per_process: bool = False) -> None:
         for connector in connectors:
             if not isinstance(connector, Connector):
                 raise TypeError(f"connectors: expected Connector, got {type(connector).__name__}")
+        if not per_process and _is_multiprocess():
+            raise ValueError(
+                "per_process: expected True, for PROMETHEUS_MULTIPROC_DIR is set: in that mode "
+                "prometheus_client exposes what its own metrics write to files, and asks no "
+                "collector; expose a registry with this one from each process by itself"
+            )
         self._connectors = connectors
 
     def describe(self) -> Iterable[Metric]:
-        return ()
+        """The metrics without figures; asks no connector."""
+        return _metrics({})
 
-    def collect(self) -> Iterator[Metric]:
-        by_name: dict[str, list[ConnectorStats]] = {}
-        for connector in self._connectors or open_workers():
-            by_name.setdefault(connector.name, []).append(connector.stats())
-        yield from _operations(by_name)
-        notifications = CounterMetricFamily(
-            "nixl_connect_notifications",
-            "Notifications by what became of them",
-            labels=["connector", "fate"],
-        )
-        for name, all_stats in by_name.items():
-            for fate in ("matched", "unknown", "sent", "refused"):
-                notifications.add_metric([name, fate], _sum(all_stats, f"notifications_{fate}"))
-        yield notifications
-        for figure, help_text in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"nixl_connect_{figure}", help_text, labels=["connector"])
-            for name, all_stats in by_name.items():
-                gauge.add_metric([name], _sum(all_stats, figure))
-            yield gauge
-        for figure, help_text in _COUNTERS.items():
-            counter = CounterMetricFamily(f"nixl_connect_{figure}", help_text, labels=["connector"])
-            for name, all_stats in by_name.items():
-                counter.add_metric([name], _sum(all_stats, figure))
-            yield counter
+    def collect(self) -> Iterable[Metric]:
+        """The metrics with the figures of this moment."""
+        of_these = self._connectors
+        return _metrics(figures_by_name(of_these) if of_these else figures_by_label())
 
 
-def _sum(all_stats: list[ConnectorStats], figure: str) -> float:
-    return float(sum(getattr(stats, figure) for stats in all_stats))
+def _is_multiprocess() -> bool:
+    # As prometheus_client looks at it.
+    return any(f in os.environ for f in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"))
 
 
-def _operations(by_name: dict[str, list[ConnectorStats]]) -> Iterator[Metric]:
+def _metrics(figures: dict[str, ConnectorStats]) -> Iterator[Metric]:
+    yield from _operations(figures)
+    notifications = CounterMetricFamily(
+        "nixl_connect_notifications",
+        "Notifications by what became of them: matched with an operation, unknown and dropped, "
+        "sent, or refused by NIXL",
+        labels=["connector", "fate"],
+    )
+    for label, stats in figures.items():
+        for fate in _FATES:
+            notifications.add_metric([label, fate], getattr(stats, f"notifications_{fate}"))
+    yield notifications
+    for figure, help_text in _GAUGES.items():
+        gauge = GaugeMetricFamily(f"nixl_connect_{figure}", help_text, labels=["connector"])
+        for label, stats in figures.items():
+            gauge.add_metric([label], getattr(stats, figure))
+        yield gauge
+    for figure, help_text in _COUNTERS.items():
+        counter = CounterMetricFamily(f"nixl_connect_{figure}", help_text, labels=["connector"])
+        for label, stats in figures.items():
+            counter.add_metric([label], getattr(stats, figure))
+        yield counter
+
+
+def _operations(figures: dict[str, ConnectorStats]) -> Iterator[Metric]:
     ended = CounterMetricFamily(
         "nixl_connect_operations",
         "Operations that have ended and released their memory",
         labels=["connector", "kind", "status"],
     )
     moved = CounterMetricFamily(
-        "nixl_connect_bytes", "Bytes of complete operations", labels=["connector", "kind"]
+        "nixl_connect_bytes",
+        "Bytes that complete operations have moved",
+        labels=["connector", "kind"],
     )
     latency = HistogramMetricFamily(
         "nixl_connect_operation_seconds",
-        "How long complete operations took, from the call that made them to completion",
+        "Seconds that complete operations took, from the call that made them to completion",
         labels=["connector", "kind"],
     )
-    for name, all_stats in by_name.items():
-        for kind in all_stats[0].operations:
-            of_kind = [stats.operations[kind] for stats in all_stats]
-            for status in ("complete", "cancelled", "errored"):
-                count = sum(getattr(stats, status) for stats in of_kind)
-                ended.add_metric([name, kind, status], float(count))
-            moved.add_metric([name, kind], float(sum(stats.bytes for stats in of_kind)))
-            total = sum(stats.total_latency for stats in of_kind)
-            latency.add_metric([name, kind], buckets=_buckets(of_kind), sum_value=total)
+    for label, stats in figures.items():
+        for kind, of in stats.operations.items():
+            for status in _STATUSES:
+                ended.add_metric([label, kind, status], getattr(of, status))
+            moved.add_metric([label, kind], of.bytes)
+            latency.add_metric([label, kind], buckets=_buckets(of), sum_value=of.total_latency)
     yield ended
     yield moved
     yield latency
 
 
-def _buckets(of_kind: list[OperationStats]) -> list[tuple[str, float]]:
+def _buckets(of: OperationStats) -> list[tuple[str, float]]:
     """Prometheus counts what is at most so long; the core what is less, in powers of two."""
-    *counts, longest = [sum(column) for column in zip(*(s.latency for s in of_kind), strict=True)]
+    *counts, _ = of.latency
     buckets = [(str(2**i / 1e6), float(count)) for i, count in enumerate(accumulate(counts))]
-    return [*buckets, ("+Inf", float(sum(counts) + longest))]
+    return [*buckets, ("+Inf", float(sum(of.latency)))]

@@ -123,12 +123,12 @@ async def test_what_a_collector_says(pair: Pair) -> None:
 
 
 async def test_a_collector_finds_the_connectors_and_adds_up_those_of_a_name(pair: Pair) -> None:
-    with nc.Connector("mover") as other:
-        await read(pair)
+    with nc.Connector("namesake") as one, nc.Connector("namesake") as other:
+        await read((pair[0], one))
         await read((pair[0], other))
         registry = CollectorRegistry()
         registry.register(ConnectorCollector())
-        labels = {"connector": "mover", "kind": "read", "status": "complete"}
+        labels = {"connector": "namesake", "kind": "read", "status": "complete"}
         assert registry.get_sample_value("nixl_connect_operations_total", labels) == 2
 
 

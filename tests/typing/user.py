@@ -235,7 +235,7 @@ def figures(connector: nc.Connector) -> dict[str, Any]:
     assert_type(reads.latency, tuple[int, ...])
     assert_type(stats.complete + stats.cancelled + stats.errored, int)
     registry = CollectorRegistry()
-    registry.register(ConnectorCollector(connector))
+    registry.register(ConnectorCollector(connector, per_process=True))
     assert b"nixl_connect_operations" in generate_latest(registry)
     return dataclasses.asdict(stats)
 
