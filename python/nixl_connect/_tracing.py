@@ -11,18 +11,16 @@ import sys
 from typing import Any, Protocol
 
 from ._core import Connection as CoreConnection
-from .descriptor import Descriptor
+from .descriptor import Descriptor, DescriptorList
 
-__all__ = ["OperationSpan", "tracer"]
+__all__ = ["OperationSpan", "begin_span", "tracer"]
 
 
 class Traced(Protocol):
     """What a span says of an operation."""
 
     _core: CoreConnection
-
-    @property
-    def local_descriptors(self) -> list[Descriptor]: ...
+    _local_desc_list: Descriptor | list[Descriptor] | DescriptorList
 
 
 def tracer() -> Any:
@@ -34,24 +32,47 @@ def tracer() -> Any:
     return trace.get_tracer("nixl_connect")
 
 
+def begin_span(tracer: Any, operation: Traced, began: int) -> OperationSpan | None:
+    """The span of an operation that was begun at `began` nanoseconds; None when nobody records
+    it: it was not sampled, or the program has set no provider."""
+    from opentelemetry.trace import SpanKind
+
+    active = hasattr(type(operation), "remote")
+    span = tracer.start_span(
+        f"nixl_connect {type(operation).__name__}",
+        kind=SpanKind.CLIENT if active else SpanKind.SERVER,
+        start_time=began,
+    )
+    if not span.is_recording():
+        return None
+    local = operation._local_desc_list
+    span.set_attributes(
+        {
+            "nixl_connect.operation": operation._core.name,
+            "nixl_connect.remote": operation._core.remote_name,
+            "nixl_connect.descriptors": 1 if isinstance(local, Descriptor) else len(local),
+            "nixl_connect.bytes": total_bytes(local),
+        }
+    )
+    return OperationSpan(span)
+
+
+def total_bytes(local: Descriptor | list[Descriptor] | DescriptorList) -> int:
+    """Bytes of all of them, without an object for each."""
+    if isinstance(local, Descriptor):
+        return local.size
+    if isinstance(local, list):
+        return sum(descriptor.size for descriptor in local)
+    # TODO: `return local._total_bytes` alone, as soon as the core has it.
+    known: int | None = getattr(local, "_total_bytes", None)
+    return sum(local.region(i)[1] for i in range(len(local))) if known is None else known
+
+
 class OperationSpan:
     """The span of one operation. It ends at the latest when it is collected."""
 
-    def __init__(self, tracer: Any, operation: Traced, began: int) -> None:
-        from opentelemetry.trace import SpanKind
-
-        local = operation.local_descriptors
-        self._span: Any = tracer.start_span(
-            f"nixl_connect {type(operation).__name__}",
-            kind=SpanKind.CLIENT if hasattr(operation, "remote") else SpanKind.SERVER,
-            start_time=began,
-            attributes={
-                "nixl_connect.operation": operation._core.name,
-                "nixl_connect.remote": operation._core.remote_name,
-                "nixl_connect.descriptors": len(local),
-                "nixl_connect.bytes": sum(d.size for d in local),
-            },
-        )
+    def __init__(self, span: Any) -> None:
+        self._span = span
 
     def end(self, status: str, failure: BaseException | None = None) -> None:
         """Ends the span, unless it has ended."""

@@ -23,7 +23,7 @@ from ._default import Default
 from ._library import load_cuda_runtime, nixl_library_candidates
 from ._local import LocalDescriptors, as_descriptors
 from ._signing import check_auth_key
-from ._tracing import OperationSpan, tracer
+from ._tracing import begin_span, tracer
 from ._worker import Worker
 from .connection import Connection
 from .metadata import RdmaMetadata
@@ -314,7 +314,7 @@ class Connector(Worker):
             return operation(self._shared_connection, *arguments)
         began = time.time_ns()
         made = operation(self._shared_connection, *arguments)
-        made._span = OperationSpan(self._tracer, made, began)
+        made._span = begin_span(self._tracer, made, began)
         return made
 
     async def _create(

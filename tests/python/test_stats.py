@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import threading
+from array import array
 from collections.abc import Iterator
 
 import nixl_connect as nc
@@ -17,7 +18,8 @@ from nixl_connect.metrics import ConnectorCollector
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import ProxyTracerProvider, SpanKind, StatusCode
 from prometheus_client import CollectorRegistry, generate_latest
 
 Pair = tuple[nc.Connector, nc.Connector]
@@ -173,6 +175,36 @@ async def test_operations_have_spans(exporter: InMemorySpanExporter) -> None:
         offer = by_name(exporter)["ReadableOperation"].attributes
         assert offer is not None
         assert offer["nixl_connect.status"] == "unwatched"
+
+
+def test_a_span_counts_what_is_moved_without_an_object_for_each(
+    exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = array("B", bytes(1000))
+    address, _ = memory.buffer_info()
+    pieces = nc.DescriptorList(array("Q", [address, address + 500]), array("Q", [300, 40]))
+    whole = nc.Descriptor(memory)
+    monkeypatch.delattr(nc.DescriptorList, "__getitem__")
+    monkeypatch.delattr(nc.DescriptorList, "__iter__")
+    with nc.Connector("owner") as owner:
+        for local in (whole, [whole, whole], pieces):
+            owner.create_readable_blocking(local).cancel()
+    gc.collect()
+    moved = [span.attributes for span in exporter.get_finished_spans()]
+    counted = [(of["nixl_connect.descriptors"], of["nixl_connect.bytes"]) for of in moved if of]
+    assert sorted(counted, key=str) == [(1, 1000), (2, 2000), (2, 340)]
+
+
+@pytest.mark.parametrize(
+    "provider", [TracerProvider(sampler=ALWAYS_OFF), ProxyTracerProvider()], ids=["off", "none"]
+)
+def test_a_span_that_nobody_records_is_not_kept(
+    provider: TracerProvider | ProxyTracerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nixl_connect.connector.tracer", lambda: provider.get_tracer("test"))
+    monkeypatch.setattr(_tracing, "total_bytes", None)
+    with nc.Connector("owner") as owner:
+        assert owner.create_readable_blocking(nc.Descriptor(bytes(9)))._span is None
 
 
 def test_there_are_no_spans_without_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
