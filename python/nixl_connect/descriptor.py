@@ -19,6 +19,7 @@ from .device import Device, DeviceKind
 __all__ = ["Descriptor", "DescriptorList", "SerializedDescriptor"]
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True)
+_UINT64_MAX = (1 << 64) - 1
 
 
 class Registrar(Protocol):
@@ -37,6 +38,12 @@ def _wire_device(name: str) -> str:
     return text
 
 
+def _as_uint64(schema: dict[str, Any]) -> None:
+    """Name the upper limit: as a number it is beyond what many readers of JSON take."""
+    schema.pop("maximum", None)
+    schema["format"] = "uint64"
+
+
 class SerializedDescriptor(BaseModel):
     """A region of the passive side's memory."""
 
@@ -44,9 +51,9 @@ class SerializedDescriptor(BaseModel):
 
     device: str = "cpu"
     """``"cpu"``, ``"cuda:<id>"`` or ``"xpu:<id>"``."""
-    ptr: int = Field(0, gt=0, lt=1 << 64)
+    ptr: int = Field(0, gt=0, le=_UINT64_MAX, json_schema_extra=_as_uint64)
     """Address of the first byte, in the passive side's process; never 0."""
-    size: int = Field(0, ge=0, lt=1 << 64)
+    size: int = Field(0, ge=0, le=_UINT64_MAX, json_schema_extra=_as_uint64)
     """Bytes."""
 
     @field_validator("device")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import zlib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import nixl_connect as nc
 import pydantic
@@ -82,6 +84,48 @@ def test_models_are_frozen_and_forbid_more() -> None:
 def test_refuses_impossible_descriptors(fields: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
         nc.SerializedDescriptor(**fields)
+
+
+def numbers(schema: Any) -> Iterator[float]:
+    if isinstance(schema, dict):
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from numbers(part)
+    elif isinstance(schema, (int, float)):
+        yield schema
+
+
+@pytest.mark.parametrize("model", [nc.RdmaMetadata, nc.SerializedDescriptor])
+@pytest.mark.parametrize("mode", ["validation", "serialization"])
+def test_schemas_are_for_every_reader_of_json(
+    model: type[pydantic.BaseModel], mode: Literal["validation", "serialization"]
+) -> None:
+    schema = model.model_json_schema(mode=mode)
+    json.dumps(schema, allow_nan=False)
+    # What is an integer to JavaScript too.
+    assert all(abs(number) < 1 << 53 for number in numbers(schema))
+    pointer = schema.get("$defs", {}).get("SerializedDescriptor", schema)["properties"]["ptr"]
+    assert (pointer["exclusiveMinimum"], pointer["format"]) == (0, "uint64")
+
+
+def test_the_openapi_of_a_service_is_for_every_reader_of_json() -> None:
+    fastapi = pytest.importorskip("fastapi", reason="an example installs it")
+    app = fastapi.FastAPI()
+
+    def take(metadata: nc.RdmaMetadata) -> nc.RdmaMetadata:
+        return metadata
+
+    app.post("/")(take)
+    assert all(abs(number) < 1 << 53 for number in numbers(app.openapi()))
+
+
+def test_the_greatest_address_is_taken() -> None:
+    greatest = (1 << 64) - 1
+    assert nc.SerializedDescriptor(ptr=greatest, size=greatest).size == greatest
+    with pytest.raises(pydantic.ValidationError) as refused:
+        nc.SerializedDescriptor(ptr=greatest + 1, size=1)
+    assert f"less than or equal to {greatest}" in str(refused.value)
 
 
 def test_refuses_impossible_kinds() -> None:
