@@ -8,6 +8,7 @@ Nothing here polls or sleeps, and no thread but the loop's own runs Python.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import weakref
@@ -16,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from . import _core
 
-__all__ = ["wait_for"]
+__all__ = ["in_thread", "wait_for"]
 
 
 class _Bridge:
@@ -25,16 +26,26 @@ class _Bridge:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.queue = _core.CompletionQueue()
         self.futures: dict[int, asyncio.Future[bool]] = {}
+        self.arrived: list[int] = []
         self.next_token = itertools.count().__next__
         loop.add_reader(self.queue.fileno(), self._drain)
 
     def _drain(self) -> None:
-        futures = self.futures
-        for token in self.queue.drain():
-            # Not every token has one: some say only that there is something to release.
-            future = futures.pop(token, None)
-            if future is not None and not future.done():
-                future.set_result(True)
+        # A signal's handler may raise between any two steps. All of them are done again then, when
+        # the loop runs: no step loses a token, and each may be done twice.
+        arrived, futures = self.arrived, self.futures
+        try:
+            self.queue.drain(arrived)
+            for token in arrived:
+                # Not every token has one: some say only that there is something to release.
+                future = futures.get(token)
+                if future is not None and not future.done():
+                    future.set_result(True)
+                futures.pop(token, None)
+            arrived.clear()
+        finally:
+            if arrived:
+                self.queue.push(arrived[0])
 
 
 # A bridge holds no reference to its loop, so that both can go.
@@ -66,6 +77,37 @@ def _bridge_of(loop: asyncio.AbstractEventLoop) -> _Bridge:
     _latest.loop = weakref.ref(loop)
     _latest.bridge = weakref.ref(bridge)
     return bridge
+
+
+async def in_thread(function: Callable[[], object]) -> None:
+    """Run it in a thread of its own, and wait for its end: the loop's executor may be full, or shut
+    down. The thread goes on when the wait is cancelled. What the function raises is raised here."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def tell(error: BaseException | None) -> None:
+        if ended.done():
+            return
+        if error is None:
+            ended.set_result(None)
+        else:
+            ended.set_exception(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            function()
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(tell, error)
+
+    try:
+        threading.Thread(target=run, name="nixl_connect", daemon=True).start()
+    except RuntimeError:  # the interpreter is ending, or there are too many
+        function()
+        return
+    await ended
 
 
 def _expire(future: asyncio.Future[bool]) -> None:

@@ -20,8 +20,11 @@ class CompletionQueue:
     def fileno(self) -> int:
         """The descriptor: readable while there are tokens."""
 
-    def drain(self) -> list[int]:
-        """Takes the tokens that have arrived."""
+    def drain(self, into: list[int]) -> None:
+        """Appends the tokens that have arrived."""
+
+    def push(self, token: int) -> None:
+        """Has it arrive once more."""
 
 class Descriptor:
     """One contiguous piece of memory."""
@@ -181,6 +184,9 @@ class Connector:
         """Whether the agent is made; raises why it could not be."""
 
     def wait_started(self) -> None: ...
+
+    @property
+    def started(self) -> bool: ...
 
     def create(self, kind: int, local_descriptors: object | None, timeout: float | None, after: Sequence[Fence], places: int) -> Connection: ...
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
+import os
 import socket
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -118,7 +119,7 @@ class Worker:
         TransferError
             When the peer could not be told. One that does not run this library never is.
         """
-        if not self._core.check_started():
+        if not self._core.started:
             await self._started()
         core = self._decline(remote_metadata, reason, timeout)
         await _asyncio.wait_for(partial(core.notify, _core.ENDED), core.forget)
@@ -133,7 +134,7 @@ class Worker:
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
     ) -> None:
         """As `decline`, for threads without an event loop."""
-        self._core.wait_started()
+        self._wait_started()
         core = self._decline(remote_metadata, reason, timeout)
         core.wait(_core.ENDED, None)
         if core.failure is not None:
@@ -166,7 +167,7 @@ class Worker:
 
     async def aclose(self) -> None:
         """As `close`, without blocking the event loop."""
-        await asyncio.get_running_loop().run_in_executor(None, self.close)
+        await _asyncio.in_thread(self.close)
 
     def __enter__(self: Self) -> Self:
         return self
@@ -217,11 +218,18 @@ class Worker:
 
     async def _started(self) -> None:
         core = self._core
-        if not core.check_started():
+        if not core.started:
+            _close_with_multiprocessing()
             core.start()
             await _asyncio.wait_for(core.notify_started)
             core.check_started()
             _log.info("%r has made its agent, with %s", self, core.nixl_library)
+
+    def _wait_started(self) -> None:
+        """As `_started`, blocking; Ctrl-C is heard meanwhile."""
+        if not self._core.started:
+            _close_with_multiprocessing()
+            self._core.wait_started()
 
 
 # By identity: connectors of one name are equal, and each has an agent of its own.
@@ -242,6 +250,23 @@ def watch_workers(watcher: Callable[[Worker], None]) -> None:
 def open_workers() -> list[Worker]:
     """The connectors of this process that are not closed."""
     return list(_open.values())
+
+
+def _close_with_multiprocessing() -> None:
+    """Its children end without `atexit`, by finalizers of its own: what peers were not told of yet
+    would be lost."""
+    process = sys.modules.get("multiprocessing.process")
+    util = sys.modules.get("multiprocessing.util")
+    if process is None or util is None or process.parent_process() is None:
+        return
+    if _closes_with_multiprocessing != [os.getpid()]:
+        _closes_with_multiprocessing[:] = [os.getpid()]
+        # Of those that run first: the process still has all that it had.
+        util.Finalize(None, _close_all, exitpriority=100)
+
+
+# The process in which that was done; a forked child has its parent's.
+_closes_with_multiprocessing: list[int] = []
 
 
 @atexit.register

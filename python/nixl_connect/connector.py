@@ -294,7 +294,7 @@ class Connector(Worker):
         stream: object = Default.STREAM,
     ) -> ReadOperation:
         """As `begin_read`, for threads without an event loop."""
-        self._core.wait_started()
+        self._wait_started()
         return self._make(ReadOperation, remote_metadata, local_descriptors, timeout, stream)
 
     def begin_write_blocking(
@@ -306,7 +306,7 @@ class Connector(Worker):
         stream: object = Default.STREAM,
     ) -> WriteOperation:
         """As `begin_write`, for threads without an event loop."""
-        self._core.wait_started()
+        self._wait_started()
         return self._make(WriteOperation, local_descriptors, remote_metadata, timeout, stream)
 
     def _make(self, operation: Callable[..., OperationT], *arguments: Any) -> OperationT:
@@ -325,7 +325,7 @@ class Connector(Worker):
         after: _streams.Fences,
         places: SupportsIndex | None,
     ) -> OperationT:
-        if not self._core.check_started():
+        if not self._core.started:
             await self._started()
         made = self._make(operation, local_descriptors, timeout, after, places)
         core = made._core
@@ -343,7 +343,7 @@ class Connector(Worker):
         stream: object,
         places: SupportsIndex | None,
     ) -> OperationT:
-        self._core.wait_started()
+        self._wait_started()
         made = self._make(operation, local_descriptors, timeout, stream, places)
         made._core.wait(_core.READY, None)
         made._raise_failure()
@@ -356,7 +356,7 @@ class Connector(Worker):
         timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
     ) -> ReadOperation:
-        if not self._core.check_started():
+        if not self._core.started:
             await self._started()
         return self._make(ReadOperation, remote_metadata, local_descriptors, timeout, after)
 
@@ -367,6 +367,6 @@ class Connector(Worker):
         timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
     ) -> WriteOperation:
-        if not self._core.check_started():
+        if not self._core.started:
             await self._started()
         return self._make(WriteOperation, local_descriptors, remote_metadata, timeout, after)

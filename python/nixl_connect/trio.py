@@ -34,7 +34,9 @@ class _Bridge:
     async def _watch(self) -> None:
         while True:
             await trio.lowlevel.wait_readable(self.queue.fileno())
-            for token in self.queue.drain():
+            arrived: list[int] = []
+            self.queue.drain(arrived)
+            for token in arrived:
                 # Not every token has one: some say only that there is something to release.
                 event = self.events.pop(token, None)
                 if event is not None:

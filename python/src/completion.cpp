@@ -16,13 +16,14 @@ void init_completion(nb::module_& m) {
       .def("fileno", &CompletionQueue::fd, "The descriptor: readable while there are tokens.")
       .def(
           "drain",
-          [](CompletionQueue& queue) {
+          [](CompletionQueue& queue, nb::typed<nb::list, std::uint64_t> into) {
             release_abandoned();
             std::vector<std::uint64_t> tokens;
             queue.drain(tokens);
-            return tokens;
+            for (const std::uint64_t token : tokens) into.append(token);
           },
-          "Takes the tokens that have arrived.");
+          nb::arg("into"), "Appends the tokens that have arrived.")
+      .def("push", &CompletionQueue::push, nb::arg("token"), "Has it arrive once more.");
 }
 
 }  // namespace nixl_connect::python

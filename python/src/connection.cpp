@@ -65,8 +65,7 @@ void init_connection(nb::module_& m) {
           "nixl_metadata",
           [](const Connection& c, bool hex) {
             const auto encoding = hex ? MetadataEncoding::hex : MetadataEncoding::base64;
-            if (c.reached(Milestone::ready)) return c.nixl_metadata(encoding);
-            const Unlocked unlocked;
+            wait(c, static_cast<int>(Milestone::ready), std::nullopt);
             return c.nixl_metadata(encoding);
           },
           nb::arg("hex"), "What a passive operation offers; waits until it is registered.")

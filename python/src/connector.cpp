@@ -195,9 +195,10 @@ void init_connector(nb::module_& m) {
            "Whether the agent is made; raises why it could not be.")
       .def("wait_started",
            [](PythonConnector& connector) {
-             const Unlocked unlocked;
-             connector.wait_started();
+             Unlocked unlocked;
+             connector.wait_started([&] { return unlocked.signalled(); });
            })
+      .def_prop_ro("started", &PythonConnector::started)
       .def("create", &create, nb::arg("kind"), nb::arg("local_descriptors").none(),
            nb::arg("timeout").none(), nb::arg("after"), nb::arg("places"))
       .def("begin", &begin, nb::arg("kind"), nb::arg("remote_metadata"),
@@ -216,16 +217,16 @@ void init_connector(nb::module_& m) {
           "register_memory",
           [](PythonConnector& connector, const LocalDescriptor& descriptor) {
             const Descriptor memory = descriptor.memory;
-            const Unlocked unlocked;
-            return connector.register_memory(memory);
+            Unlocked unlocked;
+            return connector.register_memory(memory, [&] { return unlocked.signalled(); });
           },
           nb::arg("descriptor").lock())
       .def("next_connection_number", &PythonConnector::next_connection_number)
       .def("agent_metadata",
            [](PythonConnector& connector) {
              const std::string blob = [&] {
-               const Unlocked unlocked;
-               return connector.agent_metadata();
+               Unlocked unlocked;
+               return connector.agent_metadata([&] { return unlocked.signalled(); });
              }();
              return nb::bytes(blob.data(), blob.size());
            })
@@ -264,9 +265,10 @@ void init_connector(nb::module_& m) {
       .def("close",
            [](PythonConnector& connector) {
              {
-               const Unlocked unlocked;
-               connector.close();
+               Unlocked unlocked;
+               connector.close([&] { return unlocked.signalled(); });
              }
+             if (PyErr_Occurred() != nullptr) throw nb::python_error();
              release_abandoned();
            })
       .def_prop_ro("nixl_library", &PythonConnector::nixl_library,

@@ -7,9 +7,16 @@ namespace {
 /// The one place where the core's errors become Python's: `nixl_connect.errors` has a class
 /// for each code.
 void raise(const Error& error) {
-  nb::object exception =
-      nb::module_::import_(kErrorsModule).attr("from_core")(to_string(error.code()), error.what());
-  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
+  // What a signal's handler has raised while the call waited is what its caller hears of.
+  if (PyErr_Occurred() != nullptr) return;
+  try {
+    nb::object exception = nb::module_::import_(kErrorsModule)
+                               .attr("from_core")(to_string(error.code()), error.what());
+    PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.ptr())), exception.ptr());
+  } catch (nb::python_error& raised) {
+    // Making it runs Python code, where a pending signal's handler raises.
+    raised.restore();
+  }
 }
 
 }  // namespace

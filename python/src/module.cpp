@@ -1,6 +1,7 @@
 #include "module.h"
 
-NB_MODULE(_core, m) {
+/// The module, but for its entry.
+NB_MODULE(_core_of_one_interpreter, m) {
   using namespace nixl_connect::python;
   namespace nb = nanobind;
   m.doc() = "The C++ core of nixl_connect. Private: use the package's own names.";
@@ -14,4 +15,15 @@ NB_MODULE(_core, m) {
   init_fence(m);
   init_connection(m);
   init_connector(m);
+}
+
+/// A second interpreter's module would take the place of the first one's types, before nanobind
+/// lets it say anything; Python before 3.12 does not refuse it.
+extern "C" NB_EXPORT PyObject* PyInit__core() {
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    PyErr_SetString(PyExc_ImportError,
+                    "nixl_connect: expected the main interpreter, got a subinterpreter");
+    return nullptr;
+  }
+  return PyInit__core_of_one_interpreter();
 }

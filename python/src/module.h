@@ -53,7 +53,13 @@ class Unlocked {
   Unlocked& operator=(const Unlocked&) = delete;
   ~Unlocked();
 
+  /// Has Python handle the signals that have come. Returns whether a handler has raised: that error
+  /// is then set, and more important than what the call that was interrupted throws.
+  bool signalled();
+
  private:
+  void lock() noexcept;
+
   Deferred deferred_;
   PyThreadState* const state_;
 };

@@ -7,7 +7,16 @@ namespace nixl_connect::python {
 
 Unlocked::Unlocked() : state_(PyEval_SaveThread()) {}
 
-Unlocked::~Unlocked() {
+Unlocked::~Unlocked() { lock(); }
+
+bool Unlocked::signalled() {
+  lock();
+  const bool raised = PyErr_CheckSignals() != 0;
+  PyEval_SaveThread();
+  return raised;
+}
+
+void Unlocked::lock() noexcept {
   try {
     PyEval_RestoreThread(state_);
   } catch (abi::__forced_unwind&) {

@@ -115,13 +115,19 @@ TEST_F(Faults, ErrorsWhereNothingCanBeDoneAreHarmless) {
 
 TEST_F(Faults, AgentsThatCannotBeMade) {
   for (const char* call : {"create_configured_agent", "get_plugin_params", "create_backend"}) {
-    fake_nixl::fail(call, kBackend);
+    fake_nixl::fail(call, kBackend, 2);
     Connector connector(testing::fake_options("unlucky"));
     EXPECT_THROW(connector.wait_started(), Error) << call;
+    EXPECT_FALSE(connector.started());
+    // Each use tries again.
     const auto from = connector.create_readable({source.descriptor()});
     EXPECT_EQ(end_of(from), "backend") << call;
     EXPECT_TRUE(from.wait(Milestone::released, seconds(30)));
     EXPECT_EQ(connector.closed(), false);
+    const auto better = connector.create_readable({source.descriptor()});
+    EXPECT_TRUE(better.wait(Milestone::ready, seconds(30))) << call;
+    EXPECT_TRUE(connector.started());
+    EXPECT_EQ(better.failure(), std::nullopt);
   }
 }
 

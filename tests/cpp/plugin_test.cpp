@@ -146,7 +146,7 @@ INSTANTIATE_TEST_SUITE_P(, TwoCopies, testing::Values(FAKE_NIXL_LIBRARY, ""),
 TEST_P(TwoCopies, MoveBytesInOneProcess) {
   Plugin embeds(STATIC_PLUGIN);
   Plugin shares(SHARED_PLUGIN);
-  constexpr const char* kOfTheLibrary = "_ZN12nixl_connect2v09Connector5closeEv";
+  constexpr const char* kOfTheLibrary = "_ZN12nixl_connect2v09Connector5startEv";
   EXPECT_FALSE(embeds.exports(kOfTheLibrary));
   EXPECT_TRUE(shares.exports(kOfTheLibrary));
   expect_moves(embeds, shares, GetParam());

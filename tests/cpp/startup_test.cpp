@@ -15,7 +15,7 @@ using ::testing::ElementsAre;
 class StartupTest : public ::testing::Test {
  protected:
   void begin() {
-    startup.begin([&] { ++launches; });
+    startup.begin([&] { ++launches; }, [&] { ++retries; });
   }
   std::string error_of_begin() {
     try {
@@ -27,6 +27,7 @@ class StartupTest : public ::testing::Test {
   }
 
   int launches = 0;
+  int retries = 0;
   ForkGuard fork_guard{std::make_shared<const std::string>("worker")};
   Startup startup{fork_guard};
 };
@@ -40,7 +41,7 @@ TEST_F(StartupTest, BeginsOnceAndTellsWhoWaits) {
   EXPECT_EQ(launches, 1);
   EXPECT_TRUE(startup.begun());
   EXPECT_FALSE(startup.check());
-  std::thread waiter([&] { startup.wait(); });
+  std::thread waiter([&] { startup.wait({}); });
   startup.found_library("/lib/libnixl_capi.so");
   startup.report_started();
   waiter.join();
@@ -56,11 +57,41 @@ TEST_F(StartupTest, SaysWhyItHasFailed) {
   begin();
   startup.report_failed({ErrorCode::nixl_not_found, "nowhere"});
   EXPECT_THROW(startup.check(), Error);
-  EXPECT_THROW(startup.wait(), Error);
+  EXPECT_THROW(startup.wait({}), Error);
+}
+
+TEST_F(StartupTest, IsTriedAgainWhenItHasFailed) {
+  begin();
+  startup.report_failed({ErrorCode::backend, "no interface is up"});
+  EXPECT_THROW(startup.check(), Error);
+  begin();
+  begin();
+  EXPECT_EQ(launches, 1);
+  EXPECT_EQ(retries, 1);
+  EXPECT_TRUE(startup.starting());
+  EXPECT_FALSE(startup.check());
+  startup.report_started();
+  EXPECT_TRUE(startup.started());
+  begin();
+  EXPECT_EQ(retries, 1);
+  startup.close();
+  EXPECT_FALSE(startup.started());
+}
+
+TEST_F(StartupTest, AWaitIsInterrupted) {
+  begin();
+  int asked = 0;
+  try {
+    startup.wait([&] { return ++asked == 2; });
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::cancelled);
+  }
+  EXPECT_EQ(asked, 2);
 }
 
 TEST_F(StartupTest, ALaunchThatFailsMayBeTriedAgain) {
-  EXPECT_THROW(startup.begin([] { throw Error(ErrorCode::backend, "no thread"); }), Error);
+  EXPECT_THROW(startup.begin([] { throw Error(ErrorCode::backend, "no thread"); }, [] {}), Error);
   EXPECT_FALSE(startup.begun());
   begin();
   EXPECT_EQ(launches, 1);
@@ -97,7 +128,7 @@ TEST_F(StartupTest, AForkedChildIsTold) {
     ForkGuard guard(std::make_shared<const std::string>("fresh"));
     Startup fresh(guard);
     try {
-      fresh.begin([] {});
+      fresh.begin([] {}, [] {});
       right = false;
     } catch (const Error& error) {
       right = right && error.code() == ErrorCode::forked;

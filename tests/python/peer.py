@@ -5,8 +5,8 @@ a caller of either does. Each request is a task; a reply carries its request's n
 
 Requests: ``offer`` (make memory, create the operation, reply with its metadata), ``wait`` (for
 an offer's end, and check what arrived), ``status`` (of an offer), ``begin`` (read or write, wait,
-check), ``cancel``, and ``calls`` (how often the stand-in for CUDA's driver had its functions of these names called). With
-``where``, or ``NIXL_CONNECT_TEST_WHERE`` in the environment, the memory is on these devices in turn
+check), ``cancel``, ``start_child`` (a program that inherits what it can), and ``calls`` (how often
+the stand-in for CUDA's driver had its functions of these names called). With ``where``, or ``NIXL_CONNECT_TEST_WHERE`` in the environment, the memory is on these devices in turn
 (a comma between two in the environment); see gpus.py.
 """
 
@@ -112,6 +112,12 @@ class Worker:
         operation, _ = self.offers.pop(request["key"])
         operation.cancel()
         return {"status": str(operation.status)}
+
+    async def start_child(self, request: dict[str, Any]) -> dict[str, Any]:
+        child = await asyncio.create_subprocess_exec(
+            "sleep", "60", close_fds=False, stdout=asyncio.subprocess.DEVNULL
+        )
+        return {"pid": child.pid}
 
     async def calls(self, request: dict[str, Any]) -> dict[str, Any]:
         import gpus

@@ -3,6 +3,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -160,6 +161,10 @@ class NIXL_CONNECT_API Registration {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Asked every 50 ms by a call that blocks, on the calling thread: with true the call ends at once.
+/// May throw nothing. For a language's runtime, which has signals to handle.
+using Interrupt = std::function<bool()>;
+
 /// Moves memory between this process and others: one NIXL agent, driven by one thread.
 ///
 /// The agent and the thread are made by the first call that needs them, not by the
@@ -188,15 +193,18 @@ class NIXL_CONNECT_API Connector {
   /// Path of the NIXL library in use; empty before the agent is made.
   std::string nixl_library() const;
 
-  /// Makes the agent if that has not begun; returns at once.
+  /// Makes the agent if that has not begun, or has failed before; returns at once.
   void start();
   /// As `Connection::notify`, for the moment when the agent is made or has failed to be.
   /// Throws nothing; `check_started` tells which it was.
   bool notify_started(std::shared_ptr<CompletionQueue> queue, std::uint64_t token);
   /// Whether the agent is made. Throws why it could not be.
   bool check_started() const;
-  /// Blocks until the agent is made; throws why it could not be.
-  void wait_started();
+  /// Whether the agent is made. Throws nothing.
+  bool started() const noexcept;
+  /// Makes the agent if that has not begun, and blocks until it is made; throws why it could not
+  /// be, or `Error(cancelled)` when interrupted.
+  void wait_started(const Interrupt& interrupt = {});
 
   /// Offers memory that a peer may read. The timeout replaces the default one; a negative one
   /// means no deadline. The metadata can be had when all fences have been passed: give
@@ -244,22 +252,24 @@ class NIXL_CONNECT_API Connector {
   bool progress();
 
   /// Registers memory by hand. Blocks until NIXL has done so; throws `Error(backend)` if it
-  /// refuses, and `Error(invalid_argument)` for an impossible descriptor.
-  Registration register_memory(const Descriptor& descriptor);
+  /// refuses, `Error(invalid_argument)` for an impossible descriptor, and `Error(cancelled)` when
+  /// interrupted: nothing stays registered then.
+  Registration register_memory(const Descriptor& descriptor, const Interrupt& interrupt = {});
 
   /// A number for a connection's name; counts up from 1.
   std::uint64_t next_connection_number() noexcept;
-  /// The agent's whole metadata: its connection information and every registered region.
-  std::string agent_metadata();
+  /// The agent's whole metadata: its connection information and every registered region. Throws
+  /// `Error(cancelled)` when interrupted.
+  std::string agent_metadata(const Interrupt& interrupt = {});
 
   /// What the connector has done and holds. Starts nothing, and never waits for longer than a
   /// millisecond: while the engine is in the middle of a large copy, its figures are as of before.
   ConnectorStats stats() const;
 
   /// Ends all operations with `closed`, lets posted transfers come to their end for
-  /// `close_grace`, and gives the agent back. Blocks meanwhile. Harmless when repeated and
-  /// in a forked child.
-  void close() noexcept;
+  /// `close_grace`, and gives the agent back. Blocks meanwhile; when interrupted it returns, and
+  /// goes on without this thread. Harmless when repeated and in a forked child.
+  void close(const Interrupt& interrupt = {}) noexcept;
   /// Whether `close` has been called.
   bool closed() const noexcept;
 

@@ -1,13 +1,12 @@
 #include "agent/agent.h"
 
-#include <sys/random.h>
-
-#include <chrono>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <string_view>
 
 #include "nixl_connect/error.h"
+#include "system/random.h"
 #include "wire/hex.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -127,9 +126,7 @@ std::map<std::string, std::string> with_ucx_settings(
 
 std::string unique_agent_name(const std::string& name) {
   std::uint64_t bits = 0;
-  if (::getrandom(&bits, sizeof bits, 0) != sizeof bits) {
-    bits = static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
-  }
+  fill_random(&bits, sizeof bits);
   return name + "-" + to_hex({reinterpret_cast<const char*>(&bits), sizeof bits});
 }
 

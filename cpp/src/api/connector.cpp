@@ -8,6 +8,7 @@
 #include "claims/own_offers.h"
 #include "cuda/cuda_memory.h"
 #include "engine/engine_loop.h"
+#include "engine/interrupt.h"
 #include "engine/parts.h"
 #include "wire/blob.h"
 #include "wire/coverage.h"
@@ -248,14 +249,14 @@ struct Connector::Impl {
 
   /// Has an engine's thread do something, and waits for its result.
   template <typename Work>
-  static auto ask(const std::shared_ptr<Engine>& of, Work work) {
+  static auto ask(const std::shared_ptr<Engine>& of, const Interrupt& interrupt, Work work) {
     using Result = decltype(work(std::declval<EngineLoop&>()));
     if (Engine::is_engine_thread()) {
       throw Error(ErrorCode::invalid_state,
                   "called by an owner of memory while an engine's thread releases it, which cannot "
                   "wait for itself: register memory and ask for metadata on another thread");
     }
-    of->wait_started();
+    of->wait_started(interrupt);
     auto promise = std::make_shared<std::promise<Result>>();
     auto result = promise->get_future();
     const bool accepted = of->run([promise, work = std::move(work)](EngineLoop& loop) {
@@ -267,6 +268,9 @@ struct Connector::Impl {
     });
     promise.reset();
     try {
+      while (accepted && result.wait_for(kInterruptCheck) != std::future_status::ready) {
+        throw_if(interrupt);
+      }
       if (accepted) return result.get();
     } catch (const std::future_error&) {
       // The engine has failed before it came to this.
@@ -311,7 +315,9 @@ bool Connector::notify_started(std::shared_ptr<CompletionQueue> queue, std::uint
 
 bool Connector::check_started() const { return impl_->engine->startup().check(); }
 
-void Connector::wait_started() { impl_->engine->wait_started(); }
+bool Connector::started() const noexcept { return impl_->engine->startup().started(); }
+
+void Connector::wait_started(const Interrupt& interrupt) { impl_->engine->wait_started(interrupt); }
 
 Connection Connector::create_readable(std::vector<Descriptor> local,
                                       std::optional<std::chrono::nanoseconds> timeout,
@@ -348,7 +354,7 @@ bool Connector::progress() {
   return engine->progress();
 }
 
-Registration Connector::register_memory(const Descriptor& descriptor) {
+Registration Connector::register_memory(const Descriptor& descriptor, const Interrupt& interrupt) {
   check_local({descriptor});
   const Region region = Region::of(descriptor.device, descriptor.address, descriptor.size);
   const auto acquire = [region](EngineLoop& loop) { return loop.acquire({region}); };
@@ -356,17 +362,18 @@ Registration Connector::register_memory(const Descriptor& descriptor) {
   registration.impl_ = std::make_unique<Registration::Impl>();
   auto& leases = *registration.impl_;
   leases.region = std::make_shared<ManualRegistration>(descriptor.owner);
-  leases.of_engines.emplace_back(impl_->engine, Impl::ask(impl_->engine, acquire));
+  leases.of_engines.emplace_back(impl_->engine, Impl::ask(impl_->engine, interrupt, acquire));
   for (const auto& bulk_engine : impl_->bulk_engines) {
-    leases.of_engines.emplace_back(bulk_engine, Impl::ask(bulk_engine, acquire));
+    leases.of_engines.emplace_back(bulk_engine, Impl::ask(bulk_engine, interrupt, acquire));
   }
   return registration;
 }
 
 std::uint64_t Connector::next_connection_number() noexcept { return ++impl_->connections; }
 
-std::string Connector::agent_metadata() {
-  return Impl::ask(impl_->engine, [](EngineLoop& loop) { return loop.agent().full_metadata(); });
+std::string Connector::agent_metadata(const Interrupt& interrupt) {
+  return Impl::ask(impl_->engine, interrupt,
+                   [](EngineLoop& loop) { return loop.agent().full_metadata(); });
 }
 
 ConnectorStats Connector::stats() const {
@@ -376,11 +383,11 @@ ConnectorStats Connector::stats() const {
   return stats;
 }
 
-void Connector::close() noexcept {
+void Connector::close(const Interrupt& interrupt) noexcept {
   // The parts of operations end before these do.
   for (const auto& bulk_engine : impl_->bulk_engines) bulk_engine->stop();
-  for (const auto& bulk_engine : impl_->bulk_engines) bulk_engine->close();
-  impl_->engine->close();
+  for (const auto& bulk_engine : impl_->bulk_engines) bulk_engine->close(interrupt);
+  impl_->engine->close(interrupt);
 }
 
 bool Connector::closed() const noexcept { return impl_->engine->startup().closed(); }

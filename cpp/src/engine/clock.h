@@ -1,7 +1,7 @@
 #pragma once
 
+#include <charconv>
 #include <chrono>
-#include <cstdio>
 #include <string>
 
 #include "nixl_connect/api.h"
@@ -16,8 +16,10 @@ inline constexpr std::chrono::nanoseconds kLongestWait = std::chrono::hours(24 *
 /// "0.25 s", for messages.
 inline std::string in_seconds(std::chrono::nanoseconds duration) {
   char text[32];
-  std::snprintf(text, sizeof text, "%.3g s", std::chrono::duration<double>(duration).count());
-  return text;
+  const double seconds = std::chrono::duration<double>(duration).count();
+  // Whatever the locale's decimal sign.
+  const auto end = std::to_chars(text, text + sizeof text, seconds, std::chars_format::general, 3);
+  return std::string(text, end.ptr) + " s";
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -9,8 +9,11 @@
 
 #include "cuda/cuda_memory.h"
 #include "engine/engine_loop.h"
+#include "engine/interrupt.h"
 #include "engine/keeper.h"
 #include "nixl_connect/error.h"
+#include "system/c_locale.h"
+#include "system/loaded_libraries.h"
 #include "system/process.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -60,12 +63,12 @@ Engine::~Engine() {
 
 void Engine::start() {
   fork_guard_.check();
-  startup_.begin([this] { launch(); });
+  startup_.begin([this] { launch(); }, [this] { state_.mailbox.push(Task([](EngineLoop&) {})); });
 }
 
-void Engine::wait_started() {
+void Engine::wait_started(const Interrupt& interrupt) {
   start();
-  startup_.wait();
+  startup_.wait(interrupt);
 }
 
 void Engine::launch() {
@@ -204,11 +207,17 @@ void Engine::stop() noexcept {
 
 bool Engine::is_engine_thread() noexcept { return on_engine_thread; }
 
-void Engine::close() noexcept {
+void Engine::close(const Interrupt& interrupt) noexcept {
   stop();
   // Two engines' threads that closed one another's would wait for ever.
   if (fork_guard_.is_child() || is_engine_thread()) return;
-  const std::lock_guard one_at_a_time(join_mutex_);
+  std::unique_lock lock(join_mutex_);
+  if (!thread_.joinable()) return;
+  while (!at_end_.wait_for(lock, kInterruptCheck, [&] { return is_at_end_; })) {
+    lock.unlock();
+    if (interrupt && interrupt()) return;
+    lock.lock();
+  }
   if (thread_.joinable()) thread_.join();
 }
 
@@ -220,15 +229,17 @@ void Engine::thread_main() noexcept {
   ::pthread_getcpuclockid(::pthread_self(), &clock);
   cpu_clock_ = clock;
   on_engine_thread = true;
-  std::optional<Failure> failure;
-  try {
-    failure = run_loop();
-  } catch (const std::exception& error) {
-    failure = Failure{ErrorCode::backend, std::string("the engine has failed: ") + error.what()};
-  }
-  if (failure) {
+  const CLocale for_ucx;
+  while (true) {
+    std::optional<Failure> failure;
+    try {
+      failure = run_loop();
+    } catch (const std::exception& error) {
+      failure = Failure{ErrorCode::backend, std::string("the engine has failed: ") + error.what()};
+    }
+    if (!failure) break;
     startup_.report_failed(*failure);
-    refuse_all(*failure);
+    if (refuse_all(*failure)) break;
   }
   // What came too late for anybody to take.
   for (Command& command : state_.mailbox.end()) {
@@ -236,16 +247,21 @@ void Engine::thread_main() noexcept {
   }
   cpu_used_ = time_of(CLOCK_THREAD_CPUTIME_ID);
   cpu_clock_ = kNoClock;
+  const std::lock_guard lock(join_mutex_);
+  is_at_end_ = true;
+  at_end_.notify_all();
 }
 
 std::optional<Failure> Engine::run_loop() {
   std::optional<Failure> failure;
   std::optional<EngineLoop> loop;
   try {
+    const bool ucx_was_here = !loaded_libraries("libucs").empty();
     const NixlApi& api =
         NixlApi::load(state_.options.nixl_library, state_.options.nixl_library_candidates);
     startup_.found_library(api.path);
     loop.emplace(state_, api, shared_from_this());
+    if (ucx_was_here && state_.options.backend == "UCX") fork_guard_.check_ucx_thread();
   } catch (const Error& error) {
     return Failure{error.code(), error.what()};
   } catch (const std::exception& error) {
@@ -284,14 +300,19 @@ std::optional<Failure> Engine::run_loop() {
   return failure;
 }
 
-void Engine::refuse_all(const Failure& failure) {
+bool Engine::refuse_all(const Failure& failure) {
   std::vector<Command> commands;
   while (true) {
     const bool closed = startup_.closed();
     state_.mailbox.take(commands);
+    // What came with the wish to start again is for the next start.
+    if (!closed && startup_.starting()) {
+      state_.mailbox.put_back(std::move(commands));
+      return false;
+    }
     for (Command& command : commands) refuse(command, failure);
     commands.clear();
-    if (closed) return;
+    if (closed) return true;
     state_.mailbox.wait({Clock::time_point::max(), Wait::Mode::sleep});
   }
 }

@@ -42,7 +42,7 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   Startup& startup() noexcept { return startup_; }
   /// Starts the thread, once. Throws `Error`: `closed` or `forked`.
   void start();
-  void wait_started();
+  void wait_started(const Interrupt& interrupt);
 
   /// Here and now if that is quick and the agent lock is free.
   void submit(OperationPtr operation) override;
@@ -75,7 +75,7 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   /// Begins to close; nothing is accepted any more.
   void stop() noexcept;
   /// As `Connector::close`. On the thread of an engine, this one or another, it only begins to.
-  void close() noexcept;
+  void close(const Interrupt& interrupt) noexcept;
 
  private:
   static constexpr clockid_t kNoClock = -1;
@@ -91,8 +91,9 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   void thread_main() noexcept;
   /// Makes the agent, and runs its loop to the end. Returns why that has failed, if it has.
   std::optional<Failure> run_loop();
-  /// Fails whatever is asked of it until it is closed.
-  void refuse_all(const Failure& failure);
+  /// Fails whatever is asked of it until it is closed, or to be started again. Returns whether it
+  /// is closed.
+  bool refuse_all(const Failure& failure);
   void refuse(Command& command, const Failure& failure) noexcept;
 
   EngineState state_;
@@ -105,8 +106,10 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   std::atomic<clockid_t> cpu_clock_{kNoClock};
   std::atomic<std::chrono::nanoseconds> cpu_used_{std::chrono::nanoseconds::zero()};
 
-  /// For whoever joins the thread.
+  /// For whoever joins the thread, which has nothing left to do when it is at its end.
   std::mutex join_mutex_;
+  SteadyCondition at_end_;
+  bool is_at_end_ = false;
   std::thread thread_;
 };
 

@@ -28,6 +28,16 @@ void ForkGuard::check() const {
   }
 }
 
+void ForkGuard::check_ucx_thread() const {
+  // As UCX names it since 1.13.
+  if (has_thread("async")) return;
+  throw Error(ErrorCode::forked,
+              "connector '" + *connector_ +
+                  "': cannot start, because this process was forked from one in which UCX had been "
+                  "used, by another library, and UCX does not survive that; fork before its first "
+                  "use, or spawn instead");
+}
+
 void ForkGuard::claim() {
   const pid_t here = this_process();
   pid_t starter = 0;

@@ -1,5 +1,6 @@
 #include "engine/mailbox.h"
 
+#include <iterator>
 #include <utility>
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -38,6 +39,13 @@ void Mailbox::take(std::vector<Command>& commands) {
     commands_.clear();
   }
   has_commands_.store(false, std::memory_order_release);
+}
+
+void Mailbox::put_back(std::vector<Command> commands) {
+  const std::lock_guard lock(mutex_);
+  commands_.insert(commands_.begin(), std::make_move_iterator(commands.begin()),
+                   std::make_move_iterator(commands.end()));
+  has_commands_.store(!commands_.empty(), std::memory_order_release);
 }
 
 bool Mailbox::wait(const Wait& wait) {

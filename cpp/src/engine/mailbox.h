@@ -1,7 +1,6 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -12,6 +11,7 @@
 #include "engine/manual_registration.h"
 #include "engine/wait.h"
 #include "nixl_connect/error.h"
+#include "system/steady_condition.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -36,8 +36,8 @@ using Command = std::variant<Submission, PartEnded, Deregistration, Task>;
 
 /// Commands to the engine's thread, and its sleep.
 ///
-/// Thread safety: `push`, `empty`, `wake` and `close` for any thread; `take` and `announce` for
-/// whoever has the agent lock; `wait` and `end` for the engine's thread.
+/// Thread safety: `push`, `empty`, `wake` and `close` for any thread; `take`, `put_back` and
+/// `announce` for whoever has the agent lock; `wait` and `end` for the engine's thread.
 class Mailbox {
  public:
   /// Returns false, and takes nothing, when the mailbox is closed. A deregistration is taken until
@@ -53,6 +53,8 @@ class Mailbox {
 
   /// Appends all commands, in their order.
   void take(std::vector<Command>& commands);
+  /// Has them taken again, before all others.
+  void put_back(std::vector<Command> commands);
   /// The thread is going to wait in this way. It says so before it gives up the agent lock, and so
   /// whoever has the lock next knows whether it must be woken.
   void announce(Wait::Mode mode) noexcept { mode_.store(mode, std::memory_order_release); }
@@ -68,7 +70,7 @@ class Mailbox {
   enum class State : std::uint8_t { open, closed, ended };
 
   std::mutex mutex_;
-  std::condition_variable ended_wait_;
+  SteadyCondition ended_wait_;
   std::vector<Command> commands_;
   std::atomic<bool> has_commands_{false};
   /// Cleared with the mutex held.

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -12,6 +11,7 @@
 #include "claims/offer_slot.h"
 #include "nixl_connect/completion.h"
 #include "nixl_connect/connection.h"
+#include "system/steady_condition.h"
 #include "wire/metadata_encoder.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -94,7 +94,7 @@ class Progress {
   std::uint32_t places_ = 0;
 
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  SteadyCondition changed_;
   bool metadata_taken_ = false;
   std::optional<Failure> failure_;
   std::string nixl_blob_;

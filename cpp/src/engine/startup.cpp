@@ -1,11 +1,19 @@
 #include "engine/startup.h"
 
+#include "engine/interrupt.h"
+
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-void Startup::begin(const std::function<void()>& launch) {
-  if (begun() && !closed()) return;
+void Startup::begin(const std::function<void()>& launch, const std::function<void()>& again) {
+  if (begun() && state_ != State::failed && !closed()) return;
   const std::lock_guard lock(mutex_);
   if (closed()) throw Error(ErrorCode::closed, "the connector is closed");
+  if (state_ == State::failed) {
+    failure_.reset();
+    state_ = State::starting;
+    again();
+    return;
+  }
   if (state_ != State::idle) return;
   fork_guard_.claim();
   try {
@@ -60,12 +68,14 @@ bool Startup::check() const {
   return state_ == State::started;
 }
 
-void Startup::wait() {
-  {
+void Startup::wait(const Interrupt& interrupt) {
+  // Another thread may have it tried again before this one sees that it has failed.
+  while (!check()) {
     std::unique_lock lock(mutex_);
-    over_.wait(lock, [&] { return is_over(); });
+    if (over_.wait_for(lock, kInterruptCheck, [&] { return is_over(); })) continue;
+    lock.unlock();
+    throw_if(interrupt);
   }
-  check();
 }
 
 std::string Startup::nixl_library() const {

@@ -1,5 +1,6 @@
 #include "system/process.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -9,7 +10,6 @@
 #include <array>
 #include <atomic>
 #include <cstdio>
-#include <string_view>
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -80,6 +80,22 @@ std::uint32_t process_space() noexcept {
     return sum;
   }();
   return space;
+}
+
+bool has_thread(std::string_view name) noexcept {
+  DIR* const tasks = ::opendir("/proc/self/task");
+  if (tasks == nullptr) return true;
+  bool found = false;
+  while (const ::dirent* task = found ? nullptr : ::readdir(tasks)) {
+    std::array<char, 320> path;
+    std::snprintf(path.data(), path.size(), "/proc/self/task/%s/comm", task->d_name);
+    std::array<char, 32> buffer;
+    std::string_view comm = read_file(path.data(), buffer);
+    if (comm.ends_with('\n')) comm.remove_suffix(1);
+    found = comm == name;
+  }
+  ::closedir(tasks);
+  return found;
 }
 
 void stay_loaded() noexcept {

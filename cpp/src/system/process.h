@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <string_view>
 
 #include "nixl_connect/api.h"
 
@@ -18,6 +19,9 @@ std::uint32_t process_start(pid_t process) noexcept;
 /// A digest of this machine, as it is since it booted, and of the numbers that processes have here:
 /// where it is the same, a number means the same process. Thread safe.
 std::uint32_t process_space() noexcept;
+
+/// Whether this process has a thread of that name; true where it cannot be known. Thread safe.
+bool has_thread(std::string_view name) noexcept;
 
 /// From now on nobody unloads this code, as part of a plug-in or by itself. Thread safe.
 void stay_loaded() noexcept;

@@ -6,7 +6,8 @@
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
-/// Random bytes that nobody can guess. Thread safe.
+/// Random bytes that nobody can guess; where a sandbox keeps the system's from this process, ones
+/// that nobody else has. Thread safe.
 void fill_random(void* bytes, std::size_t size) noexcept;
 
 NIXL_CONNECT_NAMESPACE_END

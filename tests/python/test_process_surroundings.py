@@ -1,0 +1,418 @@
+"""What a process lives in: signals, executors, multiprocessing, sandboxes, locales, other users of
+UCX, other interpreters."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import OURS, StartPeer, run_python
+
+MOVE = """
+import asyncio, os, signal, sys, threading, time
+import nixl_connect as nc
+
+async def move(owner, mover):
+    target = bytearray(3)
+    async with owner.create_readable(b"abc") as offer:
+        async with mover.begin_read(offer.metadata(), target) as read:
+            await asyncio.gather(read.wait_for_completion(60), offer.wait_for_completion(60))
+    assert target == b"abc"
+"""
+
+INTERRUPTED = (
+    MOVE
+    + """
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def interrupted(call):
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        call()
+    except KeyboardInterrupt:
+        return
+    raise AssertionError("not interrupted")
+
+size = 2 << 30
+source, target = bytearray(size), bytearray(size)
+owner, mover = nc.Connector(), nc.Connector()
+asyncio.run(move(owner, mover))
+# The engine copies for longer than the call is let wait.
+offer = owner.create_readable_blocking(source)
+read = mover.begin_read_blocking(offer.metadata(), target)
+"""
+)
+CALLS = {
+    "register": "interrupted(lambda: nc.Descriptor(bytearray(9)).register_with_connector(mover))",
+    "metadata": "interrupted(lambda: mover._shared_connection.metadata)",
+    "close": "interrupted(mover.close); assert mover._core.closed",
+}
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("call", CALLS)
+def test_ctrl_c_is_heard_while_the_engine_is_busy(call: str) -> None:
+    result = run_python(INTERRUPTED + CALLS[call] + "\nread.wait(60)\nassert read.status == 3\n")
+    assert result.returncode == 0, result.stderr
+
+
+def test_ctrl_c_is_heard_during_the_start() -> None:
+    result = run_python(
+        """
+import os, signal, sys, threading, time
+import nixl_connect as nc
+signal.signal(signal.SIGINT, signal.default_int_handler)
+connector = nc.Connector()
+connector._core.start()
+time.sleep(0)
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    connector._core.wait_started()
+    time.sleep(1)
+except KeyboardInterrupt:
+    print("interrupted")
+connector.create_readable_blocking(b"goes on").cancel()
+"""
+    )
+    assert (result.returncode, result.stdout) == (0, "interrupted\n"), result.stderr
+
+
+def test_a_keyboard_interrupt_stays_one_when_the_core_raises() -> None:
+    result = run_python(
+        """
+import ctypes, signal
+import nixl_connect as nc
+signal.signal(signal.SIGINT, signal.default_int_handler)
+connector = nc.Connector()
+connector.close()
+caught = set()
+for _ in range(200):
+    try:
+        # The signal is pending, and Python has not looked yet, when the core raises.
+        ctypes.pythonapi.PyErr_SetInterrupt()
+        connector.create_readable_blocking(b"closed")
+    except KeyboardInterrupt:
+        caught.add("interrupt")
+    except nc.ConnectorClosedError as error:
+        caught.add("closed")
+    try:
+        for _ in range(10):
+            pass
+    except KeyboardInterrupt:
+        caught.add("interrupt")
+assert "interrupt" in caught and caught <= {"interrupt", "closed"}, caught
+"""
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_handler_that_raises_loses_no_completion() -> None:
+    result = run_python(
+        MOVE
+        + """
+async def begin(count):
+    offers = [await owner.create_readable(b"abc") for _ in range(count)]
+    targets = [bytearray(3) for _ in offers]
+    reads = [await mover.begin_read(o.metadata(), t) for o, t in zip(offers, targets)]
+    return [asyncio.ensure_future(each.wait_for_completion()) for each in [*offers, *reads]]
+
+def interrupt_at(line):
+    "As a signal's handler can: before the nth line that the bridge runs."
+    lines = 0
+    def trace(frame, event, _):
+        nonlocal lines
+        if frame.f_code.co_name != "_drain" or not frame.f_code.co_filename.endswith("_asyncio.py"):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == line:
+                raise KeyboardInterrupt
+        return trace
+    sys.settrace(trace)
+
+owner, mover = nc.Connector(inline_limit=0), nc.Connector(inline_limit=0)
+loop = asyncio.new_event_loop()
+loop.run_until_complete(move(owner, mover))
+interrupted = 0
+for line in range(1, 60):
+    waiting = loop.run_until_complete(begin(3))
+    interrupt_at(line)
+    try:
+        loop.run_until_complete(asyncio.wait(waiting, timeout=30))
+    except KeyboardInterrupt:
+        interrupted += 1
+    sys.settrace(None)
+    loop.run_until_complete(asyncio.wait(waiting, timeout=30))
+    late = [task for task in waiting if not task.done()]
+    assert not late, (line, len(late))
+print(interrupted > 5)
+"""
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "True\n"
+
+
+def test_aclose_needs_no_executor() -> None:
+    result = run_python(
+        MOVE
+        + """
+from concurrent.futures import ThreadPoolExecutor
+
+async def main():
+    full, shut_down = nc.Connector(), nc.Connector()
+    await move(full, shut_down)
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    release = threading.Event()
+    loop.run_in_executor(None, release.wait)
+    await asyncio.wait_for(full.aclose(), 30)
+    release.set()
+    await loop.shutdown_default_executor()
+    await asyncio.wait_for(shut_down.aclose(), 30)
+    assert full._core.closed and shut_down._core.closed
+    # One that is cancelled goes on.
+    third = nc.Connector()
+    await third.create_readable(b"abc")
+    closing = asyncio.create_task(third.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    while not third._core.closed:
+        await asyncio.sleep(0.001)
+
+asyncio.run(main())
+"""
+    )
+    assert result.returncode == 0, result.stderr
+
+
+OWNER = """
+import json, sys
+import nixl_connect as nc
+
+owner = nc.Connector("owner")
+offers = [owner.create_readable_blocking(bytes(4096), timeout=30) for _ in range(128)]
+print(json.dumps([offer.metadata().model_dump_json() for offer in offers]), flush=True)
+sys.stdin.readline()
+for offer in offers:
+    offer.wait(30)
+print("told of all", flush=True)
+"""
+CHILDREN = """
+import json, multiprocessing, sys
+import nixl_connect as nc
+
+def child(requests):
+    reader = made_before or nc.Connector("child")
+    reads = [
+        reader.begin_read_blocking(nc.RdmaMetadata.model_validate_json(request), bytearray(4096))
+        for request in requests
+    ]
+    for read in reads:
+        read.wait(30)
+
+made_before = nc.Connector("made before") if sys.argv[2:] else None
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    process = context.Process(target=child, args=(json.loads(sys.stdin.readline()),))
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn", "fork, made before"])
+def test_children_of_multiprocessing_tell_of_every_end(method: str, tmp_path: Path) -> None:
+    """They leave without `atexit`."""
+    script = tmp_path / "children.py"
+    script.write_text(CHILDREN)
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "UCX_LOG_FILE": "stderr"},
+    ) as owner:
+        assert owner.stdin is not None
+        assert owner.stdout is not None
+        requests = owner.stdout.readline()
+        children = subprocess.run(
+            [sys.executable, str(script), *method.split(", ")],
+            input=requests,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert children.returncode == 0
+        owner.stdin.write("\n")
+        owner.stdin.flush()
+        assert owner.stdout.readline() == "told of all\n"
+
+
+def test_a_child_of_another_user_of_ucx_is_told() -> None:
+    pytest.importorskip("nixl._api", reason="needs NIXL's Python package")
+    result = run_python(
+        """
+import os
+import nixl._api as api
+agent = api.nixl_agent("bare", api.nixl_agent_config(backends=["UCX"]))
+import nixl_connect as nc
+child = os.fork()
+if child == 0:
+    status = 1
+    try:
+        connector = nc.Connector()
+        try:
+            connector.create_readable_blocking(bytes(10), timeout=10)
+        except nc.ForkedProcessError as error:
+            assert "by another library" in str(error), error
+            status = 0
+        connector.close()
+    finally:
+        os._exit(status)
+assert os.waitpid(child, 0)[1] == 0
+os._exit(0)
+"""
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_in_a_sandbox_without_getrandom() -> None:
+    result = run_python(
+        MOVE
+        + """
+import ctypes, platform, struct
+
+def refuse(number):
+    "Linux refuses this process the system call from now on, with EPERM."
+    libc = ctypes.CDLL(None, use_errno=True)
+    steps = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x00050001), (6, 0, 0, 0x7FFF0000)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_void_p)]
+    made = Program(len(steps), ctypes.addressof(program))
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(made), 0, 0):
+        sys.exit(77)
+    assert libc.getrandom(ctypes.create_string_buffer(8), 8, 0) == -1
+
+refuse({"x86_64": 318, "aarch64": 278}[platform.machine()])
+asyncio.run(move(nc.Connector(), nc.Connector()))
+"""
+    )
+    if result.returncode == 77:
+        pytest.skip("filters of system calls are not to be had here")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(
+    not Path("/usr/share/i18n/locales/de_DE").exists() or shutil.which("localedef") is None,
+    reason="needs the distribution's sources of locales",
+)
+def test_where_the_decimal_sign_is_a_comma(tmp_path: Path) -> None:
+    made = tmp_path / "de_DE.UTF-8"
+    subprocess.run(["localedef", "-i", "de_DE", "-f", "UTF-8", str(made)], check=True)
+    result = run_python(
+        """
+import locale
+locale.setlocale(locale.LC_ALL, "de_DE.UTF-8")
+assert locale.localeconv()["decimal_point"] == ","
+"""
+        + MOVE
+        + """
+owner = nc.Connector()
+asyncio.run(move(owner, nc.Connector()))
+try:
+    owner.create_readable_blocking(bytes(3), timeout=0.25).wait()
+except nc.DeadlineExceededError as error:
+    assert "0.25 s" in str(error), error
+""",
+        LOCPATH=str(tmp_path),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Invalid" not in result.stdout + result.stderr
+
+
+def test_a_subinterpreter_is_refused_and_the_main_one_works() -> None:
+    names = ("_interpreters", "_xxsubinterpreters")
+    result = run_python(
+        MOVE
+        + f"""
+import importlib
+for name in {names}:
+    try:
+        interpreters = importlib.import_module(name)
+        break
+    except ImportError:
+        pass
+else:
+    sys.exit(77)
+other = interpreters.create()
+try:
+    raised = interpreters.run_string(other, "import nixl_connect")
+except Exception as error:
+    raised = error
+assert "interpreter" in str(getattr(raised, "msg", raised)), raised
+asyncio.run(move(nc.Connector(), nc.Connector()))
+try:
+    nc.Connector().create_readable_blocking([])
+except ValueError:
+    print("whole")
+"""
+    )
+    if result.returncode == 77:
+        pytest.skip("this Python has no subinterpreters to import")
+    assert (result.returncode, result.stdout) == (0, "whole\n"), result.stderr
+
+
+@pytest.mark.parametrize("transports", ["all", "tcp"])
+def test_children_inherit_no_descriptor_of_ucx(transports: str) -> None:
+    result = run_python(
+        MOVE
+        + """
+def open_here():
+    return {int(number) for number in os.listdir("/proc/self/fd")}
+
+before = open_here()
+owner, mover = nc.Connector(), nc.Connector()
+asyncio.run(move(owner, mover))
+asyncio.run(move(mover, owner))
+late = nc.Connector()
+asyncio.run(move(late, owner))
+made = []
+for number in open_here() - before:
+    try:
+        made.append((number, os.readlink(f"/proc/self/fd/{number}"), os.get_inheritable(number)))
+    except OSError:
+        pass
+assert sum("socket" in name for _, name, _ in made) > 2, made
+assert not any(inheritable for *_, inheritable in made), made
+""",
+        UCX_TLS=transports,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+async def test_a_killed_worker_s_child_does_not_keep_it_alive(start_peer: StartPeer) -> None:
+    """Its peers hear of its death at once, though what it has started goes on."""
+    tcp = {"UCX_TLS": "tcp", "UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
+    owner, mover = await asyncio.gather(start_peer(OURS, **tcp), start_peer(OURS, **tcp))
+    warm = (await owner.ask("offer", kind="read", sizes=[4096], seed=1))["metadata"]
+    assert (await mover.ask("begin", kind="read", sizes=[4096], seed=1, metadata=warm))["right"]
+    child = (await owner.ask("start_child"))["pid"]
+    large = [1 << 28]
+    metadata = (await owner.ask("offer", kind="read", sizes=large, seed=1))["metadata"]
+    owner.process.send_signal(signal.SIGSTOP)
+    reading = asyncio.create_task(
+        mover.ask("begin", kind="read", sizes=large, seed=1, metadata=metadata, timeout=50)
+    )
+    await asyncio.sleep(0.3)
+    owner.process.send_signal(signal.SIGKILL)
+    reply = await asyncio.wait_for(reading, 60)
+    os.kill(child, signal.SIGKILL)
+    # Its deadline would be another error.
+    assert reply.get("error") in ("PeerDisconnectedError", "PeerUnreachableError"), reply
