@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "nixl_connect/error.h"
+#include "system/close_on_exec.h"
 #include "system/random.h"
 #include "wire/hex.h"
 
@@ -145,6 +146,8 @@ Agent::Agent(const NixlApi& api, std::string name, const std::string& backend,
     }
     const Scoped<capi::MemListHandle> memories_owner(memories, api_.destroy_mem_list);
     const Scoped<capi::ParamsHandle> params_owner(defaults, api_.destroy_params);
+    // That has loaded UCX, which opens nothing before the backend is made.
+    close_on_exec_of("libuc");
     for (const auto& [key, value] : backend == "UCX" ? with_ucx_settings(parameters) : parameters) {
       check("params_add", api_.params_add(defaults, key.c_str(), value.c_str()));
     }
