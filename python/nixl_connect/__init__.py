@@ -39,6 +39,7 @@ from .errors import (
     RejectedMetadataError,
     RemoteFailedError,
     TransferError,
+    WaitTimeoutError,
 )
 from .metadata import RdmaMetadata
 from .operations import (
@@ -86,6 +87,7 @@ __all__ = [
     "RemoteFailedError",
     "SerializedDescriptor",
     "TransferError",
+    "WaitTimeoutError",
     "WritableOperation",
     "WriteOperation",
 ]

@@ -15,7 +15,7 @@ from ._local import Local
 from ._tracing import OperationSpan
 from .connection import Connection
 from .descriptor import Descriptor, DescriptorList
-from .errors import OperationCancelledError, OperationStateError, from_core
+from .errors import OperationCancelledError, OperationStateError, WaitTimeoutError, from_core
 
 __all__ = ["AbstractOperation", "OperationKind", "OperationStatus"]
 
@@ -128,7 +128,7 @@ class AbstractOperation(ABC):
 
         Raises
         ------
-        TimeoutError
+        WaitTimeoutError
             When `timeout` has passed.
         TransferError
             When the operation has failed: of the type that says how.
@@ -174,7 +174,7 @@ class AbstractOperation(ABC):
 
         Raises
         ------
-        TimeoutError
+        WaitTimeoutError
             When `timeout` has passed.
         """
         if timeout is not None:
@@ -183,7 +183,7 @@ class AbstractOperation(ABC):
         if core.reached(_RELEASED):
             return
         if not await _asyncio.wait_for(partial(core.notify, _RELEASED), core.forget, timeout):
-            raise TimeoutError(f"{self!r} has not let go of its memory after {timeout} s")
+            raise WaitTimeoutError(f"{self!r} has not let go of its memory after {timeout} s")
 
     def cancel(self) -> None:
         """End the operation as cancelled, if it has not ended.
@@ -240,8 +240,8 @@ class AbstractOperation(ABC):
         what = repr(local) if isinstance(local, Descriptor) else f"{len(local)} descriptors"
         return f"{type(self).__name__}({self._core.name!r}, {what}, status={self.status})"
 
-    def _wait_timed_out(self, timeout: float | None) -> TimeoutError:
-        return TimeoutError(f"{self!r} has not ended after {timeout} s; it goes on")
+    def _wait_timed_out(self, timeout: float | None) -> WaitTimeoutError:
+        return WaitTimeoutError(f"{self!r} has not ended after {timeout} s; it goes on")
 
     def _raise_failure(self) -> None:
         failure = self._core.failure

@@ -146,7 +146,7 @@ class Worker:
         check_received(self._auth_key, remote_metadata)
         if not isinstance(reason, str):
             raise TypeError(f"reason: expected str, got {type(reason).__name__}")
-        text = reason.encode("ascii", "replace").decode()
+        text = reason.encode("utf-8", "replace").decode()
         return self._core.decline(remote_metadata, text, core_timeout(timeout))
 
     async def initialize(self) -> None:

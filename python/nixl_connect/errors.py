@@ -20,6 +20,7 @@ __all__ = [
     "RejectedMetadataError",
     "RemoteFailedError",
     "TransferError",
+    "WaitTimeoutError",
 ]
 
 
@@ -69,6 +70,13 @@ class OperationCancelledError(TransferError):
 
 class DeadlineExceededError(TransferError, TimeoutError):
     """The operation's deadline passed."""
+
+
+class WaitTimeoutError(TimeoutError):
+    """The time of a wait has passed. The operation goes on, and may be waited for again.
+
+    It is no `TransferError`: nothing has failed. `DeadlineExceededError` is the operation's end.
+    """
 
 
 class BackendError(TransferError):

@@ -14,6 +14,7 @@ from ._operation import AbstractOperation, OperationKind, OperationStatus
 from ._remote import Remote
 from .connection import Connection, core_of
 from .descriptor import DescriptorList, SerializedDescriptor
+from .errors import WaitTimeoutError
 from .metadata import RdmaMetadata
 
 __all__ = [
@@ -94,7 +95,7 @@ class PassiveOperation(AbstractOperation):
 
         Raises
         ------
-        TimeoutError
+        WaitTimeoutError
             When `timeout` has passed.
         TransferError
             When the operation has failed before so many were done.
@@ -106,7 +107,7 @@ class PassiveOperation(AbstractOperation):
         if core.readers_done >= count:
             return
         if not await _asyncio.wait_for(partial(core.notify_readers, count), core.forget, timeout):
-            raise TimeoutError(
+            raise WaitTimeoutError(
                 f"{self!r}: {core.readers_done} of {count} are done after {timeout} s; it goes on"
             )
         if core.readers_done < count:

@@ -70,7 +70,7 @@ TEST_F(TransfersTest, OfAnOperationThatHasEndedOnlyTellThePeer) {
 
 TEST_F(TransfersTest, ThatNixlRefusesSayWhat) {
   const std::map<std::string, std::pair<ErrorCode, std::string>> expected{
-      {"load_remote_md", {ErrorCode::peer_unreachable, "NIXL refused the peer's metadata"}},
+      {"load_remote_md", {ErrorCode::peer_unreachable, "the peer could not be reached"}},
       {"register_mem", {ErrorCode::backend, "the memory could not be registered"}},
       {"create_xfer_req", {ErrorCode::backend, "NIXL refused the transfer"}},
   };

@@ -75,7 +75,7 @@ PYTHON_OFFENCES = {
         1,
         "must not import __init__ (layer package)",
     ),
-    "side by side": ("device.py", "from .errors import E\n", 1, "must not import errors"),
+    "side by side": ("_default.py", "from .errors import E\n", 1, "must not import errors"),
     "a command": (
         "connector.py",
         "from .commands import doctor\n",

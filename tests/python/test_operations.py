@@ -305,9 +305,9 @@ async def test_deadlines(connector: nc.Connector) -> None:
 
 async def test_a_wait_of_its_own_can_time_out(connector: nc.Connector, other: nc.Connector) -> None:
     offer = await connector.create_readable(nc.Descriptor(bytearray(b"abc")))
-    with pytest.raises(TimeoutError, match="it goes on"):
+    with pytest.raises(nc.WaitTimeoutError, match="it goes on"):
         await offer.wait_for_completion(timeout=0.02)
-    with pytest.raises(TimeoutError, match="it goes on"):
+    with pytest.raises(nc.WaitTimeoutError, match="it goes on"):
         await offer.wait_for_completion(timeout=0)
     task = asyncio.create_task(offer.wait_for_completion())
     await asyncio.sleep(0.02)
@@ -326,7 +326,7 @@ async def test_what_is_withdrawn_lingers_for_peers_that_claim_nothing(other: nc.
         offer = await connector.create_readable(nc.Descriptor(bytearray(b"abc")))
         metadata = offer.metadata()
         offer.cancel()
-        with pytest.raises(TimeoutError, match="not let go of its memory"):
+        with pytest.raises(nc.WaitTimeoutError, match="not let go of its memory"):
             await offer.wait_for_release(timeout=0.3)
         assert (connector.stats().lingering, connector.stats().lingering_bytes) == (1, 3)
         # Who claims is told.

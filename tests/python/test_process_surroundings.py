@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -259,6 +260,7 @@ def test_a_child_of_another_user_of_ucx_is_told() -> None:
     result = run_python(
         """
 import os
+import re
 import nixl._api as api
 agent = api.nixl_agent("bare", api.nixl_agent_config(backends=["UCX"]))
 import nixl_connect as nc
@@ -416,3 +418,136 @@ async def test_a_killed_worker_s_child_does_not_keep_it_alive(start_peer: StartP
     os.kill(child, signal.SIGKILL)
     # Its deadline would be another error.
     assert reply.get("error") in ("PeerDisconnectedError", "PeerUnreachableError"), reply
+
+
+START = """
+import os, sys
+import nixl_connect as nc
+connector = nc.Connector()
+try:
+    connector.create_readable_blocking(bytes(10))
+except nc.BackendError as error:
+    print(error)
+"""
+AGAIN = """
+os.environ["UCX_TLS"], os.environ["UCX_NET_DEVICES"] = "all", "lo"
+offer = connector.create_readable_blocking(bytes(10))
+target = bytearray(10)
+nc.Connector().begin_read_blocking(offer.metadata(), target).wait()
+print("started")
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"UCX_TLS": "sm"}, "UCX_TLS is 'sm', .*: add tcp"),
+        ({"UCX_TLS": "nosuch"}, "UCX_TLS is 'nosuch', .*: add tcp"),
+        ({"UCX_NET_DEVICES": "nosuch0"}, "UCX_NET_DEVICES is 'nosuch0', .*interfaces: .*lo"),
+    ],
+)
+def test_a_failed_start_says_what_to_do_and_may_be_tried_again(
+    environment: dict[str, str], says: str
+) -> None:
+    result = run_python(START + AGAIN, UCX_LOG_FILE="/dev/null", **environment)
+    assert result.returncode == 0, result.stderr
+    failed, started = result.stdout.splitlines()
+    assert re.search(says, failed)
+    assert started == "started"
+
+
+async def test_a_failed_start_may_be_tried_again_by_tasks() -> None:
+    result = run_python(
+        MOVE
+        + """
+os.environ["UCX_TLS"] = "nosuch"
+async def main():
+    owner, mover = nc.Connector(), nc.Connector()
+    calls = [owner.create_readable(bytes(3)) for _ in range(20)]
+    failures = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(each, nc.BackendError) for each in failures), failures
+    os.environ["UCX_TLS"] = "all"
+    await move(owner, mover)
+    await owner.aclose()
+    await mover.aclose()
+asyncio.run(main())
+""",
+        UCX_LOG_FILE="/dev/null",
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs the rights to make a network namespace")
+def test_a_start_without_a_network_says_so() -> None:
+    environment = {**os.environ, "UCX_LOG_FILE": "/dev/null"}
+    result = subprocess.run(
+        ["unshare", "-n", sys.executable, "-c", START],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=False,
+    )
+    assert "no network interface is up, not even lo" in result.stdout, result.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs the rights to become another user")
+def test_a_home_that_may_not_be_looked_into(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "home").mkdir(parents=True)
+    closed.chmod(0o700)
+    script = "import asyncio, encodings.idna, socket, uuid\n" + START.replace(
+        "connector =",
+        f"os.environ['HOME'] = {str(closed / 'home')!r}; os.setuid(65534); connector =",
+    )
+    result = run_python(script)
+    assert re.search("HOME is '.*', which may not be looked into", result.stdout), result
+
+
+def test_descriptors_of_peers_that_have_gone_are_bounded_in_all() -> None:
+    """NIXL keeps some of each peer that it could not load; see `FailedPeers`."""
+    count = 12
+    owner = "import sys, nixl_connect as nc\nowners = [nc.Connector() for _ in range(12)]\n" + (
+        "for owner in owners:\n"
+        "    offer = owner.create_readable_blocking(bytes(10))\n"
+        "    print(offer.metadata().model_dump_json(), flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    # Where a peer's process may be asked after nothing is loaded at all.
+    quiet = {"NIXL_CONNECT_CLAIMS": "messages", "UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
+    with subprocess.Popen(
+        [sys.executable, "-c", owner],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **quiet},
+    ) as process:
+        assert process.stdout is not None
+        requests = "".join(process.stdout.readline() for _ in range(count))
+        process.kill()
+    result = run_python(
+        f"""
+import os, time
+import nixl_connect as nc
+reader = nc.Connector()
+reader.create_readable_blocking(bytes(10)).cancel()
+requests = [nc.RdmaMetadata.model_validate_json(line) for line in {requests!r}.splitlines()]
+before = len(os.listdir("/proc/self/fd"))
+begun = time.monotonic()
+tries = 0
+while tries < 10 * len(requests) or time.monotonic() < begun + 3:
+    for request in requests:
+        tries += 1
+        try:
+            reader.begin_read_blocking(request, bytearray(10)).wait()
+            raise AssertionError("read from a peer that has gone")
+        except nc.PeerUnreachableError as error:
+            assert "could not be reached" in str(error), error
+    time.sleep(0.01)
+print(len(os.listdir("/proc/self/fd")) - before)
+""",
+        **quiet,
+    )
+    assert result.returncode == 0, result.stderr
+    # The first tries, eight more at once, and one now and then.
+    assert int(result.stdout) < 3 * count, result.stdout

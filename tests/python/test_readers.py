@@ -77,7 +77,7 @@ async def test_three_readers(connector: nc.Connector, other: nc.Connector) -> No
     await move(other, readable, FIRST)
     await readable.wait_for_readers(1, timeout=10)
     assert (readable.status.name, readable.readers_done) == ("IN_PROGRESS", 1)
-    with pytest.raises(TimeoutError, match="1 of 2"):
+    with pytest.raises(nc.WaitTimeoutError, match="1 of 2"):
         await readable.wait_for_readers(2, timeout=0.05)
     await asyncio.gather(move(other, readable, FIRST), move(other, readable, FIRST))
     await readable.wait_for_completion(10)

@@ -402,7 +402,7 @@ def test_numbers_that_people_have() -> None:
         backend_parameters={"num_workers": 2},
     )
     offer = connector.create_readable_blocking(values, readers=np.int64(2), timeout=np.float32(30))
-    with pytest.raises(TimeoutError):
+    with pytest.raises(nc.WaitTimeoutError):
         offer.wait(np.float32(0.01))
     assert nc.Connection(connector, np.int64(7)).name == "numbers-7"
     connector.close()

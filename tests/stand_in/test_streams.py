@@ -138,7 +138,7 @@ async def test_what_is_no_stream_or_no_descriptor(gpu: Gpu, left: nc.Connector, 
         else:
             await left.create_readable([descriptor, 5])  # type: ignore[list-item]
     assert str(caught.value).startswith(
-        "local_descriptors: expected" if wrong == "list" else "stream: expected"
+        "local_descriptors[1]: expected" if wrong == "list" else "stream: expected"
     )
 
 

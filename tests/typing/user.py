@@ -212,6 +212,9 @@ def why(operation: Callable[[], object]) -> str:
         return f"no result: {error}"
     except (nc.ConnectorClosedError, nc.ForkedProcessError) as error:
         return f"no connector: {error}"
+    except nc.WaitTimeoutError as error:
+        goes_on: TimeoutError = error
+        return f"not yet: {goes_on}"
     except nc.TransferError as error:
         plain: RuntimeError = error
         return str(plain)

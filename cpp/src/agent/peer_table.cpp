@@ -10,12 +10,10 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
 
-/// How long a peer that could not be loaded is left alone at first, and at most.
-constexpr std::chrono::milliseconds kFirstPause{20};
-constexpr std::chrono::milliseconds kLongestPause{2000};
-
 /// How many loaded regions each offered one may be compared with, on average.
 constexpr std::size_t kComparedOfEach = 256;
+
+PeerIdView id_of(const RemoteOffer& offer) noexcept { return {offer.blob->agent(), offer.address}; }
 
 Region everywhere(const Region& like) {
   return {like.type, like.device, 1, std::numeric_limits<std::size_t>::max() - 1};
@@ -127,7 +125,7 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
 
   bool keys_differ = !has_one_key_at_each_place(offer);
   std::vector<Blob::Element> missing;
-  const IdView id(offer);
+  const PeerIdView id = id_of(offer);
   if (const auto it = current_.find(id); it != current_.end()) {
     std::shared_ptr<Peer> peer = it->second;
     const bool has_more_keys = keys_differ && !peer->keys_differ;
@@ -153,9 +151,8 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
     current_.erase(it);
   }
 
-  const auto failures = failures_.find(id);
-  if (failures != failures_.end() && std::chrono::steady_clock::now() < failures->second.until) {
-    throw AgentError("load_remote_md, of a peer that could not be loaded a moment ago",
+  if (!failed_.may_try(id, FailedPeers::Clock::now())) {
+    throw AgentError("load_remote_md failed a moment ago, and is not tried again yet",
                      capi::kBackend);
   }
   make_room();
@@ -165,7 +162,7 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
     current_.insert_or_assign(id.copy(), peer);
     return peer;
   } catch (const AgentError&) {
-    note_failure(id);
+    failed_.failed(id, FailedPeers::Clock::now());
     throw;
   }
 }
@@ -185,7 +182,7 @@ std::shared_ptr<Peer> PeerTable::admit_alone(const RemoteOffer& offer,
 }
 
 std::shared_ptr<Peer> PeerTable::fresh(const Peer& peer) {
-  const IdView id(peer.name, peer.address);
+  const PeerIdView id(peer.name, peer.address);
   if (const auto it = current_.find(id); it != current_.end() && !it->second->broken) {
     return it->second;
   }
@@ -198,7 +195,7 @@ std::shared_ptr<Peer> PeerTable::fresh(const Peer& peer) {
 void PeerTable::adopt(const std::shared_ptr<Peer>& endpoint) {
   if (endpoint->broken) return;
   endpoint->used = ++uses_;
-  const Id id = IdView(endpoint->name, endpoint->address).copy();
+  const PeerId id = PeerIdView(endpoint->name, endpoint->address).copy();
   if (!current_.contains(id)) make_room();
   current_.try_emplace(id, endpoint);
 }
@@ -215,19 +212,19 @@ std::shared_ptr<Peer> PeerTable::load_new(const RemoteOffer& offer, bool keys_di
 }
 
 bool PeerTable::knows(const RemoteOffer& offer) const {
-  const auto it = current_.find(IdView(offer));
+  const auto it = current_.find(id_of(offer));
   return it != current_.end() && it->second->reached && !it->second->broken &&
          !wants_notice_endpoint(*it->second);
 }
 
 bool PeerTable::was_reached(const RemoteOffer& offer) const {
-  const auto it = current_.find(IdView(offer));
+  const auto it = current_.find(id_of(offer));
   return it != current_.end() && it->second->reached;
 }
 
 void PeerTable::failed(const Peer& peer) {
   if (peer.is_self) self_.reset();
-  const auto it = current_.find(IdView(peer.name, peer.address));
+  const auto it = current_.find(PeerIdView(peer.name, peer.address));
   if (it == current_.end()) return;
   const Peer& current = *it->second;
   if (&current == &peer || current.notice_endpoint.get() == &peer) current_.erase(it);
@@ -237,22 +234,7 @@ void PeerTable::succeeded(Peer& peer) {
   peer.proven = true;
   if (peer.reached) return;
   peer.reached = true;
-  if (const auto it = failures_.find(IdView(peer.name, peer.address)); it != failures_.end()) {
-    failures_.erase(it);
-  }
-}
-
-void PeerTable::note_failure(const IdView& id) {
-  const auto now = std::chrono::steady_clock::now();
-  if (failures_.size() >= max_peers_) {
-    std::erase_if(failures_, [&](const auto& entry) { return entry.second.until < now; });
-  }
-  const auto [it, first] = failures_.try_emplace(id.copy());
-  Failures& failures = it->second;
-  failures.pause =
-      first ? kFirstPause
-            : std::min<std::chrono::steady_clock::duration>(2 * failures.pause, kLongestPause);
-  failures.until = now + failures.pause;
+  failed_.succeeded({peer.name, peer.address});
 }
 
 bool PeerTable::fits(const Peer& peer, const RemoteOffer& offer,

@@ -1,18 +1,17 @@
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "agent/agent.h"
+#include "agent/failed_peers.h"
+#include "agent/peer_id.h"
 #include "agent/region_index.h"
 #include "nixl_connect/api.h"
 #include "wire/blob.h"
@@ -87,6 +86,11 @@ class Peer {
   Agent& agent_;
 };
 
+/// What it means that a peer cannot be loaded, for the beginning of a message.
+inline constexpr const char* kNotLoaded =
+    "the peer could not be reached: it has ended, or no transport and network that both sides have "
+    "leads to it (UCX_TLS, UCX_NET_DEVICES): ";
+
 /// The remote agents that this one has loaded, and what of each.
 ///
 /// NIXL only ever adds to what it has loaded for a peer. Given the same region with another
@@ -99,8 +103,8 @@ class Peer {
 /// alias when the last of its transfers has ended. Nothing waits, and nobody else notices.
 ///
 /// An endpoint that is forgotten, or could not be made, keeps its descriptors until the agent
-/// goes (NIXL 1.5.1), so loading afresh is kept rare: a peer that cannot be loaded is left alone
-/// for a while, twice as long each time, and what is asked of it fails at once. Without RDMA every
+/// goes (NIXL 1.5.1), so loading afresh is kept rare (`FailedPeers`): what is asked of a peer that
+/// is left alone for a while fails at once. Without RDMA every
 /// region of a peer has the same remote key, byte for byte, which is then loaded once, for all
 /// addresses: whatever the peer offers later is there already. What an operation may touch is what
 /// its own metadata says, checked before.
@@ -112,7 +116,8 @@ class PeerTable {
       : agent_(agent),
         backend_(std::move(backend)),
         max_regions_(max_regions),
-        max_peers_(max_peers) {}
+        max_peers_(max_peers),
+        failed_(max_peers) {}
 
   /// Makes the offer's regions usable. Throws `AgentError` when NIXL refuses them, or did so a
   /// moment ago.
@@ -147,41 +152,6 @@ class PeerTable {
   std::size_t size() const noexcept { return current_.size(); }
 
  private:
-  struct Failures {
-    std::chrono::steady_clock::duration pause{};
-    std::chrono::steady_clock::time_point until{};
-  };
-
-  /// An agent is its name and its address: of two that say the same name neither is the other.
-  struct Id {
-    std::string name;
-    std::string address;
-  };
-  struct IdView {
-    std::string_view name;
-    std::string_view address;
-    IdView(std::string_view its_name, std::string_view its_address) noexcept
-        : name(its_name), address(its_address) {}
-    IdView(const Id& id) noexcept : name(id.name), address(id.address) {}
-    explicit IdView(const RemoteOffer& offer) noexcept
-        : name(offer.blob->agent()), address(offer.address) {}
-    bool operator==(const IdView&) const = default;
-    Id copy() const { return {std::string(name), std::string(address)}; }
-  };
-  struct IdHash {
-    using is_transparent = void;
-    std::size_t operator()(const IdView& id) const noexcept {
-      return std::hash<std::string_view>{}(id.name);
-    }
-  };
-  struct IdEqual {
-    using is_transparent = void;
-    bool operator()(const IdView& a, const IdView& b) const noexcept { return a == b; }
-  };
-  template <typename Value>
-  using ById = std::unordered_map<Id, Value, IdHash, IdEqual>;
-
-  void note_failure(const IdView& id);
   /// Adds what is not loaded yet to `missing`. Returns false when it would clash.
   bool fits(const Peer& peer, const RemoteOffer& offer, std::vector<Blob::Element>& missing) const;
   void load(Peer& peer, const std::vector<Blob::Element>& elements);
@@ -196,8 +166,8 @@ class PeerTable {
   std::uint64_t uses_ = 0;
   /// This agent itself, once a transfer has been to it.
   std::shared_ptr<Peer> self_;
-  ById<std::shared_ptr<Peer>> current_;
-  ById<Failures> failures_;
+  ByPeer<std::shared_ptr<Peer>> current_;
+  FailedPeers failed_;
 };
 
 NIXL_CONNECT_NAMESPACE_END

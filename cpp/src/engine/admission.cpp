@@ -69,9 +69,8 @@ std::optional<Failure> Admission::ask_by_message(const OperationPtr& operation, 
   try {
     flight.peer = peers_.admit(flight.remote);
   } catch (const AgentError& error) {
-    return Failure{
-        ErrorCode::peer_unreachable,
-        operation->request.describe() + ": NIXL refused the peer's metadata: " + error.what()};
+    return Failure{ErrorCode::peer_unreachable,
+                   operation->request.describe() + ": " + kNotLoaded + error.what()};
   }
   if (key_enforces && flight.peer->keys_differ) return std::nullopt;
   flight.admitted = false;

@@ -7,7 +7,7 @@
 #include <system_error>
 #include <utility>
 
-#include "cuda/cuda_memory.h"
+#include "agent/advice.h"
 #include "engine/engine_loop.h"
 #include "engine/interrupt.h"
 #include "engine/keeper.h"
@@ -265,9 +265,14 @@ std::optional<Failure> Engine::run_loop() {
   } catch (const Error& error) {
     return Failure{error.code(), error.what()};
   } catch (const std::exception& error) {
+    const auto& parameters = state_.options.backend_parameters;
+    const auto devices = parameters.find("device_list");
+    const std::string advice =
+        state_.options.backend == "UCX"
+            ? start_advice(devices == parameters.end() ? std::string() : devices->second)
+            : std::string();
     return Failure{ErrorCode::backend, "NIXL's agent could not be made with backend '" +
-                                           state_.options.backend + "': " + error.what() +
-                                           cuda_start_advice()};
+                                           state_.options.backend + "': " + error.what() + advice};
   }
   const auto publish = [&](EngineLoop* published) {
     const AgentLock::Guard guard(state_.agent_lock);

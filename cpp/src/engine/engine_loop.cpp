@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "agent/advice.h"
 #include "nixl_connect/error.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -203,11 +204,10 @@ void EngineLoop::offer(const OperationPtr& operation) {
   try {
     offers_.open(operation);
   } catch (const AgentError& error) {
-    settle(operation,
-           Outcome::failed({ErrorCode::backend,
-                            operation->request.describe() +
-                                ": the memory could not be registered: " + error.what() +
-                                cuda_registration_advice(operation->flight.local_regions)}));
+    settle(operation, Outcome::failed({ErrorCode::backend,
+                                       operation->request.describe() +
+                                           ": the memory could not be registered: " + error.what() +
+                                           registration_advice(operation->flight.local_regions)}));
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "agent/advice.h"
 #include "cuda/cuda_memory.h"
 #include "engine/mapped_regions.h"
 
@@ -33,7 +34,7 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
   const Request& request = operation->request;
   Flight& flight = operation->flight;
   ErrorCode code = ErrorCode::peer_unreachable;
-  const char* what = "NIXL refused the peer's metadata: ";
+  const char* what = kNotLoaded;
   std::string advice;
   try {
     if (!flight.retried || flight.peer == nullptr) flight.peer = peers_.admit(flight.remote);
@@ -53,7 +54,7 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
         request.kind, flight.local_regions, flight.remote.regions, flight.peer->alias,
         flight.engine_notifies ? std::string() : request.key));
   } catch (const AgentError& error) {
-    if (code == ErrorCode::backend) advice = cuda_registration_advice(flight.local_regions);
+    if (code == ErrorCode::backend) advice = registration_advice(flight.local_regions);
     return Outcome::not_posted({code, request.describe() + ": " + what + error.what() + advice});
   }
   flight.posted = true;

@@ -1,0 +1,147 @@
+#include "agent/advice.h"
+
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string_view>
+
+#include "cuda/cuda_memory.h"
+#include "system/mapped_memory.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+std::string environment(const char* name) {
+  const char* const value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+std::vector<std::string> split(std::string_view text) {
+  std::vector<std::string> parts;
+  while (!text.empty()) {
+    const auto end = std::min(text.find(','), text.size());
+    if (end > 0) parts.emplace_back(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return parts;
+}
+
+std::string join(const std::vector<std::string>& parts) {
+  std::string text;
+  for (const std::string& part : parts) text += (text.empty() ? "" : ", ") + part;
+  return text.empty() ? "none" : text;
+}
+
+std::vector<std::string> rdma_devices() {
+  std::vector<std::string> names;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator("/sys/class/infiniband", none)) {
+    names.push_back(entry.path().filename().string());
+  }
+  return names;
+}
+
+/// Network interfaces that are up.
+std::vector<std::string> interfaces_up() {
+  std::vector<std::string> names;
+  ::ifaddrs* first = nullptr;
+  if (::getifaddrs(&first) != 0) return names;
+  const std::unique_ptr<::ifaddrs, void (*)(::ifaddrs*)> owner(first, &::freeifaddrs);
+  for (const ::ifaddrs* each = first; each != nullptr; each = each->ifa_next) {
+    const std::string name = each->ifa_name;
+    if ((each->ifa_flags & IFF_UP) != 0 &&
+        std::find(names.begin(), names.end(), name) == names.end())
+      names.push_back(name);
+  }
+  return names;
+}
+
+/// UCX needs a transport that reaches other processes, and tells when one of them has died.
+std::string transports_advice(bool has_rdma) {
+  const std::string setting = environment("UCX_TLS");
+  if (setting.empty() || setting.starts_with('^')) return "";
+  bool rdma = false;
+  for (const std::string& name : split(setting)) {
+    if (name == "all" || name == "tcp") return "";
+    for (const char* kind : {"rc", "ud", "dc", "ib"}) rdma |= name.starts_with(kind);
+  }
+  if (rdma && has_rdma) return "";
+  return "; UCX_TLS is '" + setting + "', which has none of UCX's transports that reach other " +
+         "processes here and tell of their death" +
+         (rdma ? ": this host has no RDMA device; add tcp"
+               : ": add tcp, or rc where there is RDMA");
+}
+
+std::string devices_advice(const std::string& setting, const std::string& what,
+                           const std::vector<std::string>& up,
+                           const std::vector<std::string>& rdma) {
+  const auto has = [](const std::vector<std::string>& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  std::vector<std::string> missing;
+  for (const std::string& name : split(setting)) {
+    if (name == "all" || name.starts_with('^')) return "";
+    // "mlx5_0:1" is a port of a device.
+    const std::string device = name.substr(0, name.find(':'));
+    if (has(up, device) || has(rdma, device)) return "";
+    missing.push_back(name);
+  }
+  if (missing.empty()) return "";
+  return "; " + what + " is '" + setting +
+         "', of which nothing is here and up; network interfaces: " + join(up) +
+         "; RDMA devices: " + join(rdma);
+}
+
+std::string home_advice() {
+  const std::string home = environment("HOME");
+  std::error_code error;
+  static_cast<void>(std::filesystem::exists(std::filesystem::path(home) / ".nixl.cfg", error));
+  if (home.empty() || !error) return "";
+  return "; HOME is '" + home + "', which may not be looked into (" + error.message() +
+         "): NIXL looks for its settings there; set HOME to a folder of this user";
+}
+
+}  // namespace
+
+std::string start_advice(const std::string& device_list) {
+  const auto up = interfaces_up();
+  const auto rdma = rdma_devices();
+  std::string advice = home_advice() + transports_advice(!rdma.empty());
+  if (up.empty()) advice += "; no network interface is up, not even lo: UCX needs one";
+  advice += devices_advice(environment("UCX_NET_DEVICES"), "UCX_NET_DEVICES", up, rdma);
+  advice += devices_advice(device_list, "the backend's device_list", up, rdma);
+  advice += cuda_start_advice();
+  if (advice.empty()) advice = "; UCX_LOG_LEVEL=info has UCX say why, on standard output";
+  return advice;
+}
+
+std::string registration_advice(const std::vector<Region>& regions) {
+  std::string advice = cuda_registration_advice(regions);
+  std::size_t bytes = 0;
+  for (const Region& region : regions) {
+    if (region.type != kDram) continue;
+    bytes += region.size;
+    if (is_mapped(region.address, region.size)) continue;
+    char address[24];
+    std::snprintf(address, sizeof address, "%#zx", region.address);
+    return advice + "; of the " + std::to_string(region.size) + " bytes at " + address +
+           " not all are mapped: was the memory freed?";
+  }
+  ::rlimit limit{};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < bytes &&
+      !rdma_devices().empty()) {
+    advice +=
+        "; this process may lock " + std::to_string(limit.rlim_cur) +
+        " bytes of memory, and RDMA locks what is registered: raise RLIMIT_MEMLOCK (ulimit -l)";
+  }
+  return advice;
+}
+
+NIXL_CONNECT_NAMESPACE_END
