@@ -185,7 +185,8 @@ class Connector(Worker):
         Raises
         ------
         TypeError, ValueError
-            When an argument is wrong.
+            When an argument is wrong, or the metadata would be larger than peers take: of some
+            400,000 pieces that are not parts of memory registered by hand, fewer with RDMA.
         TransferError
             When the memory could not be registered, NIXL is missing or the connector closed.
         """

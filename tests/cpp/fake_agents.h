@@ -30,7 +30,7 @@ struct FakeAgent {
     auto operation = make_operation(OperationKind::read, true, true, places);
     operation->flight.local_regions = {region_of(buffer)};
     if (places > 1) operation->flight.readers.place = OwnOffers::of_this_process()->take();
-    offers.open(operation);
+    EXPECT_FALSE(offers.open(operation).has_value());
     return operation;
   }
   /// An active operation on what is offered, not begun.

@@ -51,6 +51,46 @@ TEST_F(OffersTest, ThatCannotBeRegisteredThrow) {
   EXPECT_TRUE(offers().empty());
 }
 
+/// Pieces of one byte, each a region of its own unless the buffer is registered.
+OperationPtr many_pieces(const testing::Buffer& buffer, std::size_t count) {
+  auto operation = make_operation(OperationKind::read, true, false);
+  const Region whole = FakeAgent::region_of(buffer);
+  for (std::size_t i = 0; i < count; ++i) {
+    operation->flight.local_regions.push_back({kDram, 0, whole.address + 2 * i, 1});
+  }
+  return operation;
+}
+
+TEST_F(OffersTest, ThatNoPeerWouldTakeAreRefused) {
+  constexpr std::size_t kTooMany = kMaxBlobSize / Blob::kLeastElementSize + 1;
+  // With the remote keys they take more than can be known before.
+  constexpr std::size_t kManyWithKeys = kTooMany - 1000;
+  const testing::Buffer pool(2 * kTooMany);
+  for (const std::size_t count : {kTooMany, kManyWithKeys}) {
+    const auto operation = many_pieces(pool, count);
+    const auto failure = offers().open(operation);
+    ASSERT_TRUE(failure.has_value());
+    EXPECT_EQ(failure->code, ErrorCode::invalid_argument);
+    EXPECT_THAT(failure->message, HasSubstr("local_descriptors: expected pieces whose metadata"));
+    EXPECT_THAT(failure->message, HasSubstr("register the memory"));
+    EXPECT_FALSE(operation->progress.reached(Milestone::ready));
+    EXPECT_TRUE(offers().empty());
+    // Of those that are too many anyway none is registered.
+    EXPECT_EQ(fake_nixl::counts().registered, count == kTooMany ? 0 : count);
+    owner->registry.release(operation->flight.lease);
+  }
+  // One region has all of them.
+  const auto held = owner->registry.acquire({FakeAgent::region_of(pool)});
+  const auto operation = many_pieces(pool, kTooMany);
+  EXPECT_FALSE(offers().open(operation).has_value());
+  EXPECT_LT(
+      decode_nixl_metadata(operation->progress.nixl_metadata(MetadataEncoding::base64)).size(),
+      1000u);
+  owner->registry.release(operation->flight.lease);
+  owner->registry.release(held);
+  offers().remove(*operation);
+}
+
 TEST_F(OffersTest, AreFoundOnceByTheirKey) {
   const auto operation = owner->offer(source);
   const auto events = take(operation->request.key);

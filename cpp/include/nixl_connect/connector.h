@@ -210,7 +210,9 @@ class NIXL_CONNECT_API Connector {
   /// means no deadline. The metadata can be had when all fences have been passed: give
   /// `after_cuda_stream` of the stream that fills memory on a GPU, unless it is idle. Throws
   /// `Error(invalid_argument)` for an empty list, and for a descriptor that is impossible, or of
-  /// another CUDA device than it says. Descriptors of several kinds of memory may be mixed.
+  /// another CUDA device than it says; and ends with it when the metadata would be larger than
+  /// peers take (`kMaxBlobSize`, some 400,000 pieces that are not registered by hand). Descriptors
+  /// of several kinds of memory may be mixed.
   /// Complete when so many have read it, each a peer's operation of its own: by default one, and
   /// with `kAnyNumber` never, until it is withdrawn. Whoever comes beyond that number, or late, or
   /// a second time, gets `Error(offer_closed)`.

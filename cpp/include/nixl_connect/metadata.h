@@ -46,6 +46,9 @@ enum class MetadataEncoding : std::uint8_t {
 /// The largest NIXL blob that is accepted, in bytes after decompression.
 inline constexpr std::size_t kMaxBlobSize = std::size_t{16} << 20;
 
+/// The most pieces of memory that one operation may have.
+inline constexpr std::size_t kMaxDescriptors = std::size_t{1} << 20;
+
 /// Compresses and encodes a NIXL blob. Thread safe.
 NIXL_CONNECT_API std::string encode_nixl_metadata(std::string_view blob, MetadataEncoding encoding);
 

@@ -78,4 +78,16 @@ std::vector<Region> MemoryRegistry::covering(const std::vector<Region>& wanted) 
   return found;
 }
 
+std::size_t MemoryRegistry::least_covering(const std::vector<Region>& wanted) const {
+  std::size_t count = 0;
+  for_each_type(wanted, [&](const std::vector<Region>& some) {
+    // What NIXL would not find is registered piece by piece.
+    std::vector<Region> distinct;
+    if (!users_.nixl_finds(some)) distinct = some;
+    sort_unique(distinct);
+    count += std::max<std::size_t>(distinct.size(), 1);
+  });
+  return count;
+}
+
 NIXL_CONNECT_NAMESPACE_END

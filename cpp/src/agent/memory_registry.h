@@ -36,6 +36,9 @@ class MemoryRegistry {
   /// the metadata for a peer names that may use the wanted ones. They must be leased.
   std::vector<Region> covering(const std::vector<Region>& wanted) const;
 
+  /// How many regions `covering` would give, had the wanted ones been leased: so many at least.
+  std::size_t least_covering(const std::vector<Region>& wanted) const;
+
   /// Regions registered now.
   std::size_t size() const noexcept { return users_.size(); }
 

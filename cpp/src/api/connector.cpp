@@ -33,6 +33,11 @@ void check_local(const std::vector<Descriptor>& local) {
     throw Error(ErrorCode::invalid_argument,
                 "local_descriptors: expected at least one descriptor, got none");
   }
+  if (local.size() > kMaxDescriptors) {
+    throw Error(ErrorCode::invalid_argument,
+                "local_descriptors: expected at most " + std::to_string(kMaxDescriptors) +
+                    " descriptors in one operation, got " + std::to_string(local.size()));
+  }
   for (std::size_t i = 0; i < local.size(); ++i) {
     const Descriptor& d = local[i];
     const auto where = [&] { return at("local_descriptors", i); };

@@ -202,7 +202,8 @@ void EngineLoop::decline(const OperationPtr& operation) {
 
 void EngineLoop::offer(const OperationPtr& operation) {
   try {
-    offers_.open(operation);
+    if (auto failure = offers_.open(operation))
+      settle(operation, Outcome::failed(std::move(*failure)));
   } catch (const AgentError& error) {
     settle(operation, Outcome::failed({ErrorCode::backend,
                                        operation->request.describe() +

@@ -53,6 +53,18 @@ bool have_keys_of_their_own(Agent& agent) {
   return keys[0] != keys[1];
 }
 
+/// Why nobody could begin with an offer whose metadata takes so many bytes.
+Failure too_large(const Operation& operation, const std::string& bytes) {
+  return {ErrorCode::invalid_argument,
+          operation.request.describe() +
+              ": local_descriptors: expected pieces whose metadata takes "
+              "at most " +
+              std::to_string(kMaxBlobSize) + " bytes, which is what peers accept, got " +
+              std::to_string(operation.flight.local_regions.size()) + " pieces that take " + bytes +
+              ": offer fewer at once, or register the memory that they are parts of by hand, as "
+              "one piece"};
+}
+
 /// What peers write, made fit to be shown.
 std::string printable(std::string_view text) {
   std::string shown(text);
@@ -79,10 +91,18 @@ Offers::Offers(Agent& agent, MemoryRegistry& registry, std::optional<bool> forei
   encoder_ = std::make_shared<MetadataEncoder>(connections_ ? connections_->head() : "");
 }
 
-void Offers::open(const OperationPtr& operation) {
+std::optional<Failure> Offers::open(const OperationPtr& operation) {
   Flight& flight = operation->flight;
-  flight.lease = registry_.acquire(flight.local_regions);
-  std::string blob = blob_of(registry_.covering(flight.local_regions));
+  const auto& regions = flight.local_regions;
+  // To register so many takes seconds: what is known before is said before.
+  if (regions.size() > kMaxBlobSize / Blob::kLeastElementSize) {
+    const std::size_t count = registry_.least_covering(regions);
+    const std::size_t least = count * Blob::kLeastElementSize;
+    if (least > kMaxBlobSize) return too_large(*operation, "at least " + std::to_string(least));
+  }
+  flight.lease = registry_.acquire(regions);
+  std::string blob = blob_of(registry_.covering(regions));
+  if (blob.size() > kMaxBlobSize) return too_large(*operation, std::to_string(blob.size()));
   open_.emplace(operation->request.key, operation);
   if (!operation->request.small) ++large_;
   flight.phase = Phase::offered;
@@ -90,6 +110,7 @@ void Offers::open(const OperationPtr& operation) {
     place->slot().open(place->generation(), operation->request.places);
   }
   operation->progress.make_ready(std::move(blob), encoder_);
+  return std::nullopt;
 }
 
 bool Offers::withdraw(const OperationPtr& operation, Clock::time_point now,

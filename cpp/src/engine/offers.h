@@ -32,9 +32,10 @@ class Offers {
   Offers(Agent& agent, MemoryRegistry& registry, std::optional<bool> foreign_peers,
          std::size_t max_linger_bytes);
 
-  /// Registers the operation's memory and makes its metadata: a peer may act from now on. Throws
-  /// `AgentError`; what it has registered is in the flight's lease then, too.
-  void open(const OperationPtr& operation);
+  /// Registers the operation's memory and makes its metadata: a peer may act from now on. Returns
+  /// why none could, when the metadata is larger than peers take. Throws `AgentError`. What it has
+  /// registered is in the flight's lease then, too.
+  std::optional<Failure> open(const OperationPtr& operation);
   /// The operation has ended on this side: nobody begins with it any more. Returns whether its
   /// memory must stay registered and alive, because somebody is at it, or a peer that makes no
   /// claims may be for so long; `review` then tells when that is over.

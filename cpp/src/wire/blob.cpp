@@ -147,7 +147,8 @@ Blob::Section read_section(Reader& reader) {
   const auto type = reader.integer<std::int32_t>("t");
   // Storage memory is nothing that this library moves, but a peer may have some registered.
   if (type < 0 || type > 4) reader.reject("unknown memory type");
-  const std::size_t elements = reader.count("n", kFieldOverhead + kElementHeader);
+  static_assert(Blob::kLeastElementSize == kFieldOverhead + kElementHeader);
+  const std::size_t elements = reader.count("n", Blob::kLeastElementSize);
   if (elements == 0) reader.reject("empty section");
   section.elements.reserve(elements);
   for (std::size_t i = 0; i < elements; ++i) {

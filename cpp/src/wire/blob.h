@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -33,6 +34,8 @@ class Blob {
     Region region;
     std::string_view remote_key;
   };
+  /// Bytes of an element without a remote key.
+  static constexpr std::size_t kLeastElementSize = 4 * sizeof(std::uint64_t) + 1;
   struct Section {
     std::string_view backend;
     std::vector<Element> elements;

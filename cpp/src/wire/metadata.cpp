@@ -222,8 +222,9 @@ std::string MetadataEncoder::encode(std::string_view blob) const {
 std::string decode_nixl_metadata(std::string_view text) {
   if (text.empty()) reject("empty");
   // No valid text is longer: hexadecimal digits of a blob that could not be compressed.
-  if (text.size() > 2 * kMaxBlobSize + 4096) {
-    reject("expected at most " + std::to_string(2 * kMaxBlobSize) + " characters, got " +
+  const std::size_t longest = 2 * compressBound(static_cast<uLong>(kMaxBlobSize));
+  if (text.size() > longest) {
+    reject("expected at most " + std::to_string(longest) + " characters, got " +
            std::to_string(text.size()));
   }
   return inflate_all(text.starts_with(kBase64Prefix)
