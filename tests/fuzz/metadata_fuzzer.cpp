@@ -60,5 +60,18 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   } catch (const Error& error) {
     if (error.code() != ErrorCode::rejected_metadata) std::abort();
   }
+  try {
+    const RdmaMetadata metadata = metadata_from_bytes(input);
+    if (metadata.descriptors.size() > kMaxDescriptors) std::abort();
+    for (const RemoteDescriptor& d : metadata.descriptors) {
+      if (d.address + d.size < d.address) std::abort();
+    }
+    // What is written anew may be shorter, and says the same.
+    constexpr std::size_t kManyDescriptors = 4096;
+    if (metadata.descriptors.size() > kManyDescriptors) return 0;
+    if (to_json(metadata_from_bytes(to_bytes(metadata))) != to_json(metadata)) std::abort();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::rejected_metadata) std::abort();
+  }
   return 0;
 }

@@ -66,6 +66,17 @@ NIXL_CONNECT_API std::string to_json(const RdmaMetadata& metadata);
 /// it begins. Thread safe.
 NIXL_CONNECT_API RdmaMetadata metadata_from_json(std::string_view json);
 
+/// Metadata as bytes, for channels that carry them: the NIXL metadata is not made into text, and
+/// pieces of one size at a constant stride take a few bytes together. Throws
+/// `Error(invalid_argument)` for more than `kMaxDescriptors`. Thread safe.
+NIXL_CONNECT_API std::string to_bytes(const RdmaMetadata& metadata);
+
+/// The reverse. Throws `Error(rejected_metadata)` that says what is wrong and at which byte: not
+/// these bytes, another version, truncated, more than `kMaxDescriptors`, a region beyond all
+/// memory, a key that is not UTF-8. What an operation needs beyond that is checked when it begins.
+/// Thread safe.
+NIXL_CONNECT_API RdmaMetadata metadata_from_bytes(std::string_view bytes);
+
 /// The agent's name inside a NIXL blob. Throws `Error(rejected_metadata)` unless the whole
 /// blob has NIXL's form. Thread safe.
 NIXL_CONNECT_API std::string agent_name_of(std::string_view blob);

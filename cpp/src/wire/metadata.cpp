@@ -8,6 +8,7 @@
 #include "nixl_connect/error.h"
 #include "wire/hex.h"
 #include "wire/metadata_encoder.h"
+#include "wire/metadata_text.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -180,7 +181,7 @@ std::string encode_nixl_metadata(std::string_view blob, MetadataEncoding encodin
     throw std::bad_alloc();
   }
   compressed.resize(size);
-  return encoding == MetadataEncoding::base64 ? to_base64(compressed) : to_hex(compressed);
+  return text_of(compressed, encoding);
 }
 
 MetadataEncoder::MetadataEncoder(std::string_view prefix)
@@ -219,17 +220,24 @@ std::string MetadataEncoder::encode(std::string_view blob) const {
   return text;
 }
 
-std::string decode_nixl_metadata(std::string_view text) {
-  if (text.empty()) reject("empty");
+std::string stream_of(std::string_view text) {
   // No valid text is longer: hexadecimal digits of a blob that could not be compressed.
   const std::size_t longest = 2 * compressBound(static_cast<uLong>(kMaxBlobSize));
   if (text.size() > longest) {
     reject("expected at most " + std::to_string(longest) + " characters, got " +
            std::to_string(text.size()));
   }
-  return inflate_all(text.starts_with(kBase64Prefix)
-                         ? from_base64(text.substr(kBase64Prefix.size()))
-                         : from_hex(text));
+  return text.starts_with(kBase64Prefix) ? from_base64(text.substr(kBase64Prefix.size()))
+                                         : from_hex(text);
+}
+
+std::string text_of(std::string_view stream, MetadataEncoding encoding) {
+  return encoding == MetadataEncoding::base64 ? to_base64(stream) : to_hex(stream);
+}
+
+std::string decode_nixl_metadata(std::string_view text) {
+  if (text.empty()) reject("empty");
+  return inflate_all(stream_of(text));
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -1,0 +1,176 @@
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "nixl_connect/error.h"
+#include "nixl_connect/metadata.h"
+
+namespace nixl_connect {
+namespace {
+
+std::string rejection(std::string_view bytes) {
+  try {
+    metadata_from_bytes(bytes);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::rejected_metadata);
+    return error.what();
+  }
+  return "accepted";
+}
+
+RdmaMetadata sample() {
+  RdmaMetadata metadata;
+  metadata.nixl_metadata = encode_nixl_metadata("a blob", MetadataEncoding::base64);
+  metadata.notification_key = "0123456789abcdef~25.Grüße";
+  metadata.operation_kind = OperationKind::write;
+  for (std::uintptr_t i = 0; i < 100; ++i) {
+    metadata.descriptors.push_back({139638283589240 + 8192 * i, 4096, Device{}});
+  }
+  metadata.descriptors.push_back({139638283589240, 4096, Device::parse("cuda:3")});
+  metadata.descriptors.push_back({1, 17, Device::parse("xpu:300")});
+  return metadata;
+}
+
+/// The sample's bytes with another part about descriptors.
+std::string with_descriptors(std::string_view descriptors) {
+  RdmaMetadata metadata = sample();
+  metadata.descriptors.clear();
+  std::string bytes = to_bytes(metadata);
+  bytes.pop_back();
+  return bytes.append(descriptors);
+}
+
+// The JSON has every field, and nothing else does.
+void expect_round_trip(const RdmaMetadata& metadata) {
+  EXPECT_EQ(to_json(metadata_from_bytes(to_bytes(metadata))), to_json(metadata));
+}
+
+TEST(Bytes, AreWhatOtherVersionsRead) {
+  RdmaMetadata metadata;
+  metadata.nixl_metadata = "b64:eAE=";
+  metadata.notification_key = "key";
+  metadata.operation_kind = OperationKind::read;
+  metadata.descriptors = {{1000, 300, Device{}},
+                          {2000, 300, Device{}},
+                          {3000, 300, Device{}},
+                          {2900, 1, Device::parse("cuda:1")}};
+  using namespace std::string_literals;
+  EXPECT_EQ(to_bytes(metadata),
+            "\x93nc\x01\x01"           // version, kind
+            "\x03key\x00\x02\x78\x01"  // key, stream
+            "\x04"                     // descriptors
+            "\x1e\xd0\x0f\xac\x02\xd0\x0f"
+            "\x0b\x02\x01\xc7\x01\x01"s);
+}
+
+TEST(Bytes, RoundTrip) {
+  RdmaMetadata metadata = sample();
+  expect_round_trip(metadata);
+  metadata.operation_kind = OperationKind::unspecified;
+  metadata.descriptors.clear();
+  expect_round_trip(metadata);
+  for (const std::string& text :
+       {std::string(), std::string("b64:"), std::string("b64:eAE="), std::string("b64:eA=="),
+        std::string("b64:eB=="), std::string("b64:?"), std::string("78"), std::string("7a"),
+        std::string("7A"), std::string("7"), std::string("Grüße"), std::string("B64:eAE="),
+        encode_nixl_metadata("blob", MetadataEncoding::hex),
+        encode_nixl_metadata(std::string(100'000, 'x'), MetadataEncoding::base64)}) {
+    metadata.nixl_metadata = text;
+    expect_round_trip(metadata);
+  }
+}
+
+TEST(Bytes, RoundTripAtRandom) {
+  std::mt19937_64 random(7);
+  const auto below = [&](std::uint64_t limit) { return random() % limit; };
+  for (int round = 0; round < 2000; ++round) {
+    RdmaMetadata metadata = sample();
+    metadata.descriptors.clear();
+    RemoteDescriptor d{random() >> below(64), random() >> below(64), Device{}};
+    std::uint64_t stride = random() >> below(64);
+    const std::size_t count = below(50);
+    while (metadata.descriptors.size() < count) {
+      if (below(4) == 0) stride = below(2) == 0 ? random() >> below(64) : 0 - (random() >> 40);
+      if (below(6) == 0) d.size = random() >> below(64);
+      if (below(8) == 0) d.device = {DeviceKind::cuda, static_cast<std::uint32_t>(random())};
+      if (below(8) == 0) d.device = {};
+      d.address += stride;
+      // What wraps nobody can have.
+      if (d.address + d.size < d.address) d = {below(1000), below(1000), d.device};
+      metadata.descriptors.push_back(d);
+    }
+    expect_round_trip(metadata);
+  }
+}
+
+TEST(Bytes, OfManyPiecesAreFew) {
+  RdmaMetadata metadata = sample();
+  const std::size_t before = to_bytes(metadata).size();
+  for (std::uintptr_t i = 0; i < 300'000; ++i) {
+    metadata.descriptors.push_back({139638283589240 + 8192 * i, 4096, Device{}});
+  }
+  EXPECT_LT(to_bytes(metadata).size() - before, 20u);
+  expect_round_trip(metadata);
+  // Blocks in any order take their addresses.
+  std::shuffle(metadata.descriptors.begin(), metadata.descriptors.end(), std::mt19937_64(7));
+  EXPECT_LT(to_bytes(metadata).size() - before, 300'000u * 7);
+  expect_round_trip(metadata);
+}
+
+TEST(Bytes, TakeAsManyDescriptorsAsAnOperation) {
+  RdmaMetadata metadata = sample();
+  metadata.descriptors.resize(kMaxDescriptors);
+  EXPECT_EQ(metadata_from_bytes(to_bytes(metadata)).descriptors.size(), kMaxDescriptors);
+  metadata.descriptors.emplace_back();
+  EXPECT_THROW(to_bytes(metadata), Error);
+  using namespace std::string_literals;
+  // Few bytes for very many: 2^20 + 1, and in one run of these.
+  EXPECT_NE(
+      rejection(with_descriptors("\x81\x80\x40\x88\x80\x80\x04\x02"s)).find("at most 1048576"),
+      std::string::npos);
+}
+
+TEST(Bytes, SayWhatIsWrong) {
+  using namespace std::string_literals;
+  const auto expect_rejected = [](const std::string& bytes, const std::string& why) {
+    EXPECT_NE(rejection(bytes).find(why), std::string::npos) << rejection(bytes);
+  };
+  expect_rejected("", "no magic number at byte 0 of 0");
+  expect_rejected("{}", "JSON, which is text");
+  expect_rejected("\x93nc", "unexpected end at byte 3 of 3");
+  expect_rejected("\x93nc\x02", "expected version 1, got 2 at byte 3");
+  expect_rejected("\x93nc\x01\x03", "unknown kind of operation");
+  expect_rejected("\x93nc\x01\x01\x05key", "a notification key that goes on beyond the end");
+  expect_rejected("\x93nc\x01\x01\x01\xff", "a notification key that is not UTF-8");
+  expect_rejected("\x93nc\x01\x01\x81"s + '\0', "longer than it need be");
+  expect_rejected("\x93nc\x01\x01"s + std::string(9, '\xff') + '\x02', "beyond 64 bits");
+  expect_rejected("\x93nc\x01\x01\x01k\x03"s + '\0', "unknown form");
+  expect_rejected("\x93nc\x01\x01\x01k\x02\x01\xff", "NIXL metadata that is not UTF-8");
+  expect_rejected(with_descriptors("\x01\x06\x02\x01"s + '\0'), "a run of no descriptors");
+  expect_rejected(with_descriptors("\x01\x16\x02\x01\x02"s), "more descriptors than announced");
+  expect_rejected(with_descriptors("\x01\x0c\x02\x02"s), "a stride of a single descriptor");
+  expect_rejected(with_descriptors("\x01\x09\x04\x02"s), "unknown device");
+  expect_rejected(with_descriptors("\x01\x09\x02\x80\x80\x80\x80\x10\x02"s), "impossible ordinal");
+  expect_rejected(with_descriptors("\x01\x0a\x01\x01"s), "a region beyond all memory");
+  expect_rejected(to_bytes(sample()) + "x", "something after the end");
+  EXPECT_EQ(rejection(with_descriptors("\x01\x0a\x02\x01"s)), "accepted");
+}
+
+TEST(Bytes, AreRefusedWhereverTheyEnd) {
+  const std::string good = to_bytes(sample());
+  for (std::size_t size = 0; size < good.size(); ++size) {
+    EXPECT_NE(rejection(good.substr(0, size)), "accepted") << size;
+  }
+}
+
+TEST(Bytes, AreReadOrRefusedWithAnyBitFlipped) {
+  const std::string good = to_bytes(sample());
+  for (std::size_t bit = 0; bit < 8 * good.size(); ++bit) {
+    std::string damaged = good;
+    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ 1 << bit % 8);
+    rejection(damaged);
+  }
+}
+
+}  // namespace
+}  // namespace nixl_connect
