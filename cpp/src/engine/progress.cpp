@@ -30,15 +30,23 @@ bool Progress::metadata_taken() const {
 }
 
 std::string Progress::nixl_metadata(MetadataEncoding encoding) const {
-  const std::lock_guard lock(mutex_);
-  return encoding == MetadataEncoding::base64 ? encoder_->encode(nixl_blob_)
-                                              : encode_nixl_metadata(nixl_blob_, encoding);
+  std::shared_ptr<const std::string> blob;
+  std::shared_ptr<const MetadataEncoder> encoder;
+  {
+    const std::lock_guard lock(mutex_);
+    blob = nixl_blob_;
+    encoder = encoder_;
+  }
+  // Of many regions that takes a while, in which others ask how far the operation is.
+  return encoding == MetadataEncoding::base64 ? encoder->encode(*blob)
+                                              : encode_nixl_metadata(*blob, encoding);
 }
 
 void Progress::make_ready(std::string nixl_blob, std::shared_ptr<const MetadataEncoder> encoder) {
+  auto blob = std::make_shared<const std::string>(std::move(nixl_blob));
   {
     const std::lock_guard lock(mutex_);
-    nixl_blob_ = std::move(nixl_blob);
+    nixl_blob_ = std::move(blob);
     encoder_ = std::move(encoder);
   }
   pass(Milestone::ready);

@@ -97,7 +97,7 @@ class Progress {
   SteadyCondition changed_;
   bool metadata_taken_ = false;
   std::optional<Failure> failure_;
-  std::string nixl_blob_;
+  std::shared_ptr<const std::string> nixl_blob_;
   std::shared_ptr<const MetadataEncoder> encoder_;
   std::vector<Watcher> watchers_;
 };
