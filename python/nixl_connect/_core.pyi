@@ -57,6 +57,10 @@ class DescriptorList:
 
     def __len__(self) -> int: ...
 
+    @property
+    def _total_bytes(self) -> int:
+        """Bytes of all of them."""
+
     def region(self, index: int) -> tuple[int, int]:
         """(address, size) of one of them."""
 
@@ -87,6 +91,41 @@ def dlpack_info(object: object) -> tuple[int, int, list[int], list[int], int, bo
 
 def parse_device(text: str) -> tuple[int, int]:
     """(kind, id) of 'cpu', 'cuda:N' or 'xpu:N'."""
+
+MANY_DESCRIPTORS: int = 4096
+
+class RdmaMetadata:
+    """Metadata without a Python object for each piece."""
+
+    @staticmethod
+    def from_bytes(bytes: bytes) -> RdmaMetadata:
+        """Raises RejectedMetadataError for what is no metadata."""
+
+    @staticmethod
+    def from_model(model: object) -> RdmaMetadata:
+        """Of nixl_connect.RdmaMetadata."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def notification_key(self) -> str: ...
+
+    @notification_key.setter
+    def notification_key(self, arg: str, /) -> None: ...
+
+    @property
+    def nixl_metadata(self) -> str: ...
+
+    @property
+    def operation_kind(self) -> int: ...
+
+    def descriptor(self, index: int) -> tuple[str, int, int]:
+        """(device, address, size) of one of them."""
+
+    def signed_descriptors(self) -> bytes:
+        """What is signed of the descriptors."""
+
+    def to_bytes(self) -> bytes: ...
 
 def encode_nixl_metadata(blob: bytes, hex: bool) -> str:
     """The text of a NIXL blob, as it travels."""
@@ -142,6 +181,11 @@ class Connection:
 
     def nixl_metadata(self, hex: bool) -> str:
         """What a passive operation offers; waits until it is registered."""
+
+    def metadata(self, hex: bool, count: int) -> RdmaMetadata:
+        """
+        All that a passive operation of so many pieces sends; waits until it is registered.
+        """
 
     def wait(self, milestone: int, timeout: float | None) -> bool:
         """

@@ -7,12 +7,13 @@ from typing import Any, Protocol, TypeAlias, Union
 
 from typing_extensions import Buffer
 
+from ._core import MANY_DESCRIPTORS
 from ._inspect import is_number
 from ._memory import EXPECTED
 from .descriptor import Descriptor, DescriptorList
 from .device import Device
 
-__all__ = ["Local", "LocalDescriptors", "as_descriptors", "check_addresses"]
+__all__ = ["Local", "LocalDescriptors", "as_descriptors", "check_addresses", "count_of", "is_large"]
 
 _OR_DATA = EXPECTED.removeprefix("expected ")
 
@@ -68,6 +69,16 @@ def as_descriptors(local: LocalDescriptors) -> Local:
     if isinstance(local, tuple) and _is_tuple_of_memory(local):
         return [_descriptor_of(item, f"local_descriptors[{i}]") for i, item in enumerate(local)]
     return _descriptor_of(local, "local_descriptors")
+
+
+def count_of(local: Local) -> int:
+    """How many pieces of memory they are."""
+    return 1 if isinstance(local, Descriptor) else len(local)
+
+
+def is_large(local: Local) -> bool:
+    """Whether they are so many that work on them would hold an event loop."""
+    return count_of(local) >= MANY_DESCRIPTORS
 
 
 def check_addresses(local: Local) -> None:

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import hmac
 import json
+from typing import TypeAlias
 
+from . import _core
 from .errors import RejectedMetadataError
-from .metadata import RdmaMetadata
+from .metadata import RdmaMetadata, RemoteMetadata, as_bytes
 
-__all__ = ["check_auth_key", "check_received", "sign", "verify"]
+__all__ = ["check_auth_key", "received", "sign", "signed_key", "verify"]
+
+Metadata: TypeAlias = RdmaMetadata | _core.RdmaMetadata
+"""The model, or the core's form."""
 
 _SHORTEST_KEY = 16
 _SEPARATOR = "."
@@ -28,24 +33,30 @@ def check_auth_key(auth_key: bytes | None) -> None:
         raise ValueError(f"auth_key: expected at least {_SHORTEST_KEY} bytes, got {len(auth_key)}")
 
 
-def _signature(auth_key: bytes, metadata: RdmaMetadata, notification_key: str) -> str:
-    fields = [
-        metadata.operation_kind,
-        notification_key,
-        metadata.nixl_metadata,
-        [[d.device, d.ptr, d.size] for d in metadata.descriptors],
-    ]
-    return hmac.new(auth_key, json.dumps(fields).encode(), "sha256").hexdigest()
+def _signature(auth_key: bytes, metadata: Metadata, notification_key: str) -> str:
+    head = [metadata.operation_kind, notification_key, metadata.nixl_metadata]
+    if isinstance(metadata, RdmaMetadata):
+        fields = [*head, [[d.device, d.ptr, d.size] for d in metadata.descriptors]]
+        return hmac.new(auth_key, json.dumps(fields).encode(), "sha256").hexdigest()
+    # The same text, without an object for each descriptor.
+    signer = hmac.new(auth_key, json.dumps(head)[:-1].encode() + b", ", "sha256")
+    signer.update(metadata.signed_descriptors())
+    signer.update(b"]")
+    return signer.hexdigest()
+
+
+def signed_key(auth_key: bytes, metadata: Metadata) -> str:
+    """The metadata's notification key, with the signature of all of it."""
+    key = metadata.notification_key
+    return key + _SEPARATOR + _signature(auth_key, metadata, key)
 
 
 def sign(auth_key: bytes, metadata: RdmaMetadata) -> RdmaMetadata:
     """The same metadata, signed."""
-    key = metadata.notification_key
-    signed = key + _SEPARATOR + _signature(auth_key, metadata, key)
-    return metadata.model_copy(update={"notification_key": signed})
+    return metadata.model_copy(update={"notification_key": signed_key(auth_key, metadata)})
 
 
-def verify(auth_key: bytes, metadata: RdmaMetadata) -> None:
+def verify(auth_key: bytes, metadata: Metadata) -> None:
     """Raises `RejectedMetadataError` unless the metadata is signed, and as it was signed."""
     key, _, signature = metadata.notification_key.rpartition(_SEPARATOR)
     expected = _signature(auth_key, metadata, key)
@@ -55,11 +66,28 @@ def verify(auth_key: bytes, metadata: RdmaMetadata) -> None:
         )
 
 
-def check_received(auth_key: bytes | None, remote_metadata: RdmaMetadata) -> None:
-    """Refuse what is no metadata, and what is not signed with the key, if there is one."""
-    if not isinstance(remote_metadata, RdmaMetadata):
+def received(
+    auth_key: bytes | None, remote_metadata: RemoteMetadata, count: int | None = None
+) -> Metadata:
+    """What a peer sent, for the core. Refuses what is no metadata, and what is not signed with the
+    key, if there is one. `count` is how many descriptors are wanted, if any."""
+    metadata: Metadata
+    if isinstance(remote_metadata, RdmaMetadata):
+        metadata = remote_metadata
+        if auth_key is not None and len(metadata.descriptors) >= _core.MANY_DESCRIPTORS:
+            metadata = _core.RdmaMetadata.from_model(metadata)
+    elif isinstance(remote_metadata, (bytes, bytearray, memoryview)):
+        metadata = _core.RdmaMetadata.from_bytes(as_bytes(remote_metadata, "remote_metadata"))
+        # A few bytes may name a million: what is of no use is not worth a signature.
+        if count is not None and len(metadata) != count:
+            raise ValueError(
+                f"local_descriptors: expected {len(metadata)} descriptors, as many as the "
+                f"remote's, got {count}"
+            )
+    else:
         raise TypeError(
-            f"remote_metadata: expected RdmaMetadata, got {type(remote_metadata).__name__}"
+            f"remote_metadata: expected RdmaMetadata or bytes, got {type(remote_metadata).__name__}"
         )
     if auth_key is not None:
-        verify(auth_key, remote_metadata)
+        verify(auth_key, metadata)
+    return metadata

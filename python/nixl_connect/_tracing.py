@@ -63,9 +63,7 @@ def total_bytes(local: Descriptor | list[Descriptor] | DescriptorList) -> int:
         return local.size
     if isinstance(local, list):
         return sum(descriptor.size for descriptor in local)
-    # TODO: `return local._total_bytes` alone, as soon as the core has it.
-    known: int | None = getattr(local, "_total_bytes", None)
-    return sum(local.region(i)[1] for i in range(len(local))) if known is None else known
+    return local._total_bytes
 
 
 class OperationSpan:

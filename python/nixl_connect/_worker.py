@@ -18,10 +18,10 @@ from . import _asyncio, _core
 from ._arguments import core_timeout
 from ._default import Default
 from ._loaded import loaded_torch
-from ._signing import check_received
+from ._signing import received
 from .connection import Connection
 from .errors import from_core
-from .metadata import RdmaMetadata
+from .metadata import RemoteMetadata
 from .stats import ConnectorStats
 
 __all__ = ["Worker", "open_workers", "watch_workers"]
@@ -91,7 +91,7 @@ class Worker:
 
     async def decline(
         self,
-        remote_metadata: RdmaMetadata,
+        remote_metadata: RemoteMetadata,
         reason: str = "declined",
         *,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
@@ -104,7 +104,7 @@ class Worker:
         Parameters
         ----------
         remote_metadata
-            What the peer's operation gave.
+            What the peer's operation gave, `PassiveOperation.metadata` or `PassiveOperation.wire`.
         reason
             For people; up to 127 bytes of ASCII are sent.
         timeout
@@ -128,7 +128,7 @@ class Worker:
 
     def decline_blocking(
         self,
-        remote_metadata: RdmaMetadata,
+        remote_metadata: RemoteMetadata,
         reason: str = "declined",
         *,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
@@ -141,13 +141,13 @@ class Worker:
             raise from_core(*core.failure)
 
     def _decline(
-        self, remote_metadata: RdmaMetadata, reason: str, timeout: SupportsFloat | Default | None
+        self, remote_metadata: RemoteMetadata, reason: str, timeout: SupportsFloat | Default | None
     ) -> _core.Connection:
-        check_received(self._auth_key, remote_metadata)
+        remote = received(self._auth_key, remote_metadata)
         if not isinstance(reason, str):
             raise TypeError(f"reason: expected str, got {type(reason).__name__}")
         text = reason.encode("utf-8", "replace").decode()
-        return self._core.decline(remote_metadata, text, core_timeout(timeout))
+        return self._core.decline(remote, text, core_timeout(timeout))
 
     async def initialize(self) -> None:
         """Deprecated: does nothing. The agent is made when it is needed."""

@@ -26,7 +26,7 @@ from ._signing import check_auth_key
 from ._tracing import begin_span, tracer
 from ._worker import Worker
 from .connection import Connection
-from .metadata import RdmaMetadata
+from .metadata import RemoteMetadata
 from .operations import ReadableOperation, ReadOperation, WritableOperation, WriteOperation
 
 __all__ = ["Connection", "Connector", "OperationCall"]
@@ -186,7 +186,7 @@ class Connector(Worker):
         ------
         TypeError, ValueError
             When an argument is wrong, or the metadata would be larger than peers take: of some
-            400,000 pieces that are not parts of memory registered by hand, fewer with RDMA.
+            380,000 pieces that are not parts of memory registered by hand, fewer with RDMA.
         TransferError
             When the memory could not be registered, NIXL is missing or the connector closed.
         """
@@ -211,7 +211,7 @@ class Connector(Worker):
     @coroutine_function
     def begin_read(
         self,
-        remote_metadata: RdmaMetadata,
+        remote_metadata: RemoteMetadata,
         local_descriptors: LocalDescriptors,
         *,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
@@ -225,7 +225,7 @@ class Connector(Worker):
         Parameters
         ----------
         remote_metadata
-            What the peer's `ReadableOperation.metadata` gave.
+            What the peer's `ReadableOperation.metadata` gave, or `ReadableOperation.wire`.
         local_descriptors
             Where the data is to arrive, as of `create_readable`: writable memory, each byte named
             once; as many descriptors and of the same sizes as the remote's.
@@ -254,7 +254,7 @@ class Connector(Worker):
     def begin_write(
         self,
         local_descriptors: LocalDescriptors,
-        remote_metadata: RdmaMetadata,
+        remote_metadata: RemoteMetadata,
         *,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
@@ -288,7 +288,7 @@ class Connector(Worker):
 
     def begin_read_blocking(
         self,
-        remote_metadata: RdmaMetadata,
+        remote_metadata: RemoteMetadata,
         local_descriptors: LocalDescriptors,
         *,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
@@ -301,7 +301,7 @@ class Connector(Worker):
     def begin_write_blocking(
         self,
         local_descriptors: LocalDescriptors,
-        remote_metadata: RdmaMetadata,
+        remote_metadata: RemoteMetadata,
         *,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
@@ -352,7 +352,7 @@ class Connector(Worker):
 
     async def _begin_read(
         self,
-        remote_metadata: RdmaMetadata,
+        remote_metadata: RemoteMetadata,
         local_descriptors: LocalDescriptors,
         timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
@@ -364,7 +364,7 @@ class Connector(Worker):
     async def _begin_write(
         self,
         local_descriptors: LocalDescriptors,
-        remote_metadata: RdmaMetadata,
+        remote_metadata: RemoteMetadata,
         timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
     ) -> WriteOperation:

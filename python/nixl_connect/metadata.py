@@ -6,11 +6,15 @@ meanings, so that each side may be either library. They can be fields of other m
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from . import _core
 from .descriptor import Descriptor, SerializedDescriptor
+from .errors import RejectedMetadataError
 
-__all__ = ["RdmaMetadata", "SerializedDescriptor"]
+__all__ = ["RdmaMetadata", "RemoteMetadata", "SerializedDescriptor", "as_bytes"]
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,6 +68,49 @@ class RdmaMetadata(BaseModel):
         put(made, "__pydantic_private__", None)
         return made
 
+    @classmethod
+    def from_wire(cls, data: bytes | bytearray | memoryview) -> RdmaMetadata:
+        """The reverse of `to_wire`, and what `PassiveOperation.wire` gives as a model.
+
+        An operation takes the bytes themselves, without an object for each piece of memory.
+
+        Raises
+        ------
+        TypeError
+            When `data` is no bytes.
+        RejectedMetadataError
+            When they are no metadata: it says what is wrong and at which byte.
+        """
+        return cls._of_core(_core.RdmaMetadata.from_bytes(as_bytes(data, "data")))
+
+    @classmethod
+    def _of_core(cls, metadata: _core.RdmaMetadata) -> RdmaMetadata:
+        # What the model's validation would refuse.
+        if not metadata.operation_kind:
+            raise RejectedMetadataError("operation_kind: expected 1 (READ) or 2 (WRITE), got 0")
+        construct = SerializedDescriptor.model_construct
+        descriptors = []
+        for i in range(len(metadata)):
+            device, ptr, size = metadata.descriptor(i)
+            if not ptr:
+                raise RejectedMetadataError(f"descriptors[{i}].ptr: expected an address, got 0")
+            descriptors.append(construct(device=device, ptr=ptr, size=size))
+        return cls._of(
+            descriptors, metadata.nixl_metadata, metadata.notification_key, metadata.operation_kind
+        )
+
+    def to_wire(self) -> bytes:
+        """The same as bytes, which are fewer: see `PassiveOperation.wire`.
+
+        Raises
+        ------
+        RejectedMetadataError
+            When it was made without validation, and has what no metadata has.
+        ValueError
+            When it has more than 1,048,576 descriptors.
+        """
+        return _core.RdmaMetadata.from_model(self).to_bytes()
+
     def to_descriptors(self) -> Descriptor | list[Descriptor]:
         """The offered regions: a single descriptor, or a list when there are several.
 
@@ -77,3 +124,14 @@ class RdmaMetadata(BaseModel):
         if len(self.descriptors) == 1:
             return self.descriptors[0].to_descriptor()
         return [item.to_descriptor() for item in self.descriptors]
+
+
+RemoteMetadata: TypeAlias = RdmaMetadata | bytes | bytearray | memoryview
+"""What an active operation is given: a model, or bytes."""
+
+
+def as_bytes(data: bytes | bytearray | memoryview, argument: str) -> bytes:
+    """Bytes that nobody changes."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"{argument}: expected bytes, got {type(data).__name__}")
+    return bytes(data)

@@ -6,16 +6,16 @@ from abc import abstractmethod
 from functools import partial
 from typing import SupportsFloat, SupportsIndex
 
-from . import _asyncio, _signing, _streams
+from . import _asyncio, _core, _signing, _streams
 from ._arguments import check_count, check_flag, check_timeout, core_timeout
 from ._default import Default
-from ._local import LocalDescriptors, as_descriptors, check_addresses
+from ._local import LocalDescriptors, as_descriptors, check_addresses, count_of, is_large
 from ._operation import AbstractOperation, OperationKind, OperationStatus
 from ._remote import Remote
 from .connection import Connection, core_of
 from .descriptor import DescriptorList, SerializedDescriptor
 from .errors import WaitTimeoutError
-from .metadata import RdmaMetadata
+from .metadata import RdmaMetadata, RemoteMetadata
 
 __all__ = [
     "AbstractOperation",
@@ -55,15 +55,18 @@ class PassiveOperation(AbstractOperation):
         )
         super().__init__(connection, core, operation_kind, local)
         # Taken now: what is registered is what the metadata names.
-        # A list that cannot change can wait.
-        self._serialized_descriptors: list[SerializedDescriptor] | DescriptorList
-        if isinstance(local, list):
+        # A list that cannot change can wait, and the core has those of a long one.
+        self._serialized_descriptors: list[SerializedDescriptor] | DescriptorList | None
+        if is_large(local) and isinstance(local, list):
+            self._serialized_descriptors = None
+        elif isinstance(local, list):
             self._serialized_descriptors = [d.metadata for d in local]
         elif isinstance(local, DescriptorList):
             self._serialized_descriptors = local
         else:
             self._serialized_descriptors = [local.metadata]
         self._serialized_requests: dict[bool, RdmaMetadata] = {}
+        self._wire: bytes | None = None
 
     @property
     def readers_done(self) -> int:
@@ -134,18 +137,46 @@ class PassiveOperation(AbstractOperation):
         if request is None:
             check_addresses(self._local_desc_list)
             descriptors = self._serialized_descriptors
-            if isinstance(descriptors, DescriptorList):
-                descriptors = descriptors.metadata
-            request = RdmaMetadata._of(
-                descriptors,
-                self._core.nixl_metadata(hex_encode),
-                self._core.notification_key,
-                int(self._operation_kind),
-            )
+            if descriptors is None:
+                request = RdmaMetadata._of_core(self._core_metadata(hex_encode))
+            else:
+                if isinstance(descriptors, DescriptorList):
+                    descriptors = descriptors.metadata
+                request = RdmaMetadata._of(
+                    descriptors,
+                    self._core.nixl_metadata(hex_encode),
+                    self._core.notification_key,
+                    int(self._operation_kind),
+                )
             if self._connector._auth_key is not None:
                 request = _signing.sign(self._connector._auth_key, request)
             self._serialized_requests[hex_encode] = request
         return request
+
+    def wire(self) -> bytes:
+        """What `metadata` gives, as bytes, for a channel that carries them.
+
+        `Connector.begin_read` and `Connector.begin_write` take them as they are. They are fewer
+        than its JSON, and are made without a Python object for each piece of memory.
+
+        Raises
+        ------
+        ValueError
+            When the memory has been moved since it was offered: a tensor's storage was resized.
+        TransferError
+            When the memory could not be registered, or the operation has failed or was
+            cancelled.
+        """
+        if self._wire is None:
+            check_addresses(self._local_desc_list)
+            metadata = self._core_metadata(False)
+            if self._connector._auth_key is not None:
+                metadata.notification_key = _signing.signed_key(self._connector._auth_key, metadata)
+            self._wire = metadata.to_bytes()
+        return self._wire
+
+    def _core_metadata(self, hex_encode: bool) -> _core.RdmaMetadata:
+        return self._core.metadata(hex_encode, count_of(self._local_desc_list))
 
 
 class ActiveOperation(AbstractOperation):
@@ -159,15 +190,16 @@ class ActiveOperation(AbstractOperation):
         connection: Connection,
         operation_kind: OperationKind,
         local_descriptors: LocalDescriptors,
-        remote_metadata: RdmaMetadata,
+        remote_metadata: RemoteMetadata,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> None:
         begin = core_of(connection).begin
-        _signing.check_received(connection._connector._auth_key, remote_metadata)
         local = as_descriptors(local_descriptors)
+        auth_key = connection._connector._auth_key
+        remote = _signing.received(auth_key, remote_metadata, count_of(local))
         after = _streams.fences(stream, local)
-        core = begin(operation_kind, remote_metadata, local, core_timeout(timeout), after)
+        core = begin(operation_kind, remote, local, core_timeout(timeout), after)
         super().__init__(connection, core, operation_kind, local)
 
     @property
@@ -246,7 +278,7 @@ class ReadOperation(ActiveOperation):
     connection
         Any connection of the connector to use.
     remote_metadata
-        What the peer sent.
+        What the peer sent: a model, or bytes.
     local_descriptors
         Where the data is to arrive: writable, as many and of the same sizes as the remote's.
     timeout
@@ -258,7 +290,7 @@ class ReadOperation(ActiveOperation):
     def __init__(
         self,
         connection: Connection,
-        remote_metadata: RdmaMetadata,
+        remote_metadata: RemoteMetadata,
         local_descriptors: LocalDescriptors,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
@@ -278,7 +310,7 @@ class WriteOperation(ActiveOperation):
     local_descriptors
         What to send: as many descriptors and of the same sizes as the remote's.
     remote_metadata
-        What the peer sent.
+        What the peer sent: a model, or bytes.
     timeout
         Seconds until the operation fails with `DeadlineExceededError`; None for no deadline.
     stream
@@ -289,7 +321,7 @@ class WriteOperation(ActiveOperation):
         self,
         connection: Connection,
         local_descriptors: LocalDescriptors,
-        remote_metadata: RdmaMetadata,
+        remote_metadata: RemoteMetadata,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
     ) -> None:

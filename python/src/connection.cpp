@@ -69,6 +69,15 @@ void init_connection(nb::module_& m) {
             return c.nixl_metadata(encoding);
           },
           nb::arg("hex"), "What a passive operation offers; waits until it is registered.")
+      .def(
+          "metadata",
+          [](const Connection& c, bool hex, std::size_t count) {
+            const auto encoding = hex ? MetadataEncoding::hex : MetadataEncoding::base64;
+            const UnlockedWhen unlocked(count >= kManyDescriptors || !c.reached(Milestone::ready));
+            return c.metadata(encoding);
+          },
+          nb::arg("hex"), nb::arg("count"),
+          "All that a passive operation of so many pieces sends; waits until it is registered.")
       .def("wait", &wait, nb::arg("milestone"), nb::arg("timeout").none(),
            "Blocks until the milestone, or for so many seconds; returns whether it came.")
       .def(

@@ -29,63 +29,6 @@ std::optional<std::chrono::nanoseconds> optional_seconds(std::optional<double> s
   return from_seconds(*seconds);
 }
 
-/// A name of an attribute, made once.
-class Name {
- public:
-  explicit Name(const char* name) : text_(name), object_(PyUnicode_InternFromString(name)) {}
-
-  /// That field of a model, which may have been made without validation.
-  template <typename T>
-  T of(nb::handle model) const {
-    T value;
-    const auto field = nb::steal(PyObject_GetAttr(model.ptr(), object_));
-    if (!field.is_valid()) PyErr_Clear();
-    if (!field.is_valid() || !nb::try_cast(field, value)) {
-      throw Error(ErrorCode::rejected_metadata,
-                  std::string("remote_metadata: impossible value of '") + text_ + "'");
-    }
-    return value;
-  }
-
- private:
-  const char* text_;
-  PyObject* object_;
-};
-
-struct Fields {
-  Name nixl_metadata{"nixl_metadata"};
-  Name notification_key{"notification_key"};
-  Name operation_kind{"operation_kind"};
-  Name descriptors{"descriptors"};
-  Name ptr{"ptr"};
-  Name size{"size"};
-  Name device{"device"};
-};
-
-/// Made with the module: without a GIL, a thread that waits for another one to make a static keeps
-/// Python's collector from stopping it.
-const Fields& fields() {
-  static const Fields made;
-  return made;
-}
-
-/// The core's form of a `RdmaMetadata` model.
-RdmaMetadata remote_metadata(nb::handle model) {
-  const Fields& field = fields();
-  RdmaMetadata metadata;
-  metadata.nixl_metadata = field.nixl_metadata.of<std::string>(model);
-  metadata.notification_key = field.notification_key.of<std::string>(model);
-  metadata.operation_kind =
-      static_cast<OperationKind>(field.operation_kind.of<std::uint8_t>(model));
-  const auto list = field.descriptors.of<nb::list>(model);
-  metadata.descriptors.reserve(list.size());
-  for (nb::handle d : list) {
-    metadata.descriptors.push_back({field.ptr.of<std::uintptr_t>(d), field.size.of<std::size_t>(d),
-                                    Device::parse(field.device.of<std::string>(d))});
-  }
-  return metadata;
-}
-
 double to_seconds(std::chrono::nanoseconds time) {
   return std::chrono::duration<double>(time).count();
 }
@@ -101,6 +44,21 @@ nb::dict to_dict(const OperationStats& stats) {
       nb::tuple(nb::cast(std::vector<std::uint64_t>(stats.latency.begin(), stats.latency.end())));
   return result;
 }
+
+/// What a peer sent: the core's own form as it is, and of a model one is made.
+class RemoteMetadata {
+ public:
+  explicit RemoteMetadata(nb::handle remote) {
+    if (!nb::try_cast(remote, given_, false) || given_ == nullptr) made_ = metadata_of(remote);
+  }
+
+  const RdmaMetadata& operator*() const { return given_ == nullptr ? *made_ : *given_; }
+  const RdmaMetadata* operator->() const { return &**this; }
+
+ private:
+  const RdmaMetadata* given_ = nullptr;
+  std::optional<RdmaMetadata> made_;
+};
 
 /// The operation has them then, and nobody else.
 std::vector<Fence> take(const std::vector<PythonFence*>& after) {
@@ -119,7 +77,7 @@ Connection create(PythonConnector& connector, int kind, nb::handle local,
   auto descriptors = local_descriptors(local, !reads);
   const auto limit = optional_seconds(timeout);
   auto waits_for = take(after);
-  const Deferred deferred;
+  const UnlockedWhen unlocked(descriptors.size() >= kManyDescriptors);
   const auto create_it = reads ? &Connector::create_readable : &Connector::create_writable;
   return (connector.*create_it)(std::move(descriptors), limit, std::move(waits_for), places);
 }
@@ -128,11 +86,12 @@ Connection begin(PythonConnector& connector, int kind, nb::handle remote, nb::ha
                  std::optional<double> timeout, const std::vector<PythonFence*>& after) {
   release_abandoned();
   const bool reads = static_cast<OperationKind>(kind) == OperationKind::read;
-  const RdmaMetadata metadata = remote_metadata(remote);
+  const RemoteMetadata received(remote);
+  const RdmaMetadata& metadata = *received;
   auto descriptors = local_descriptors(local, reads);
   const auto limit = optional_seconds(timeout);
   auto waits_for = take(after);
-  const Deferred deferred;
+  const UnlockedWhen unlocked(descriptors.size() >= kManyDescriptors);
   return reads
              ? connector.begin_read(metadata, std::move(descriptors), limit, std::move(waits_for))
              : connector.begin_write(std::move(descriptors), metadata, limit, std::move(waits_for));
@@ -149,8 +108,6 @@ std::chrono::nanoseconds from_seconds(double seconds) {
 }
 
 void init_connector(nb::module_& m) {
-  fields();
-
   nb::class_<Registration>(m, "Registration", "Memory registered by hand.")
       .def("reset", nb::overload_cast<>(&Registration::reset), nb::lock_self(), "Deregisters.");
 
@@ -207,10 +164,10 @@ void init_connector(nb::module_& m) {
           "decline",
           [](PythonConnector& connector, nb::handle remote, std::string reason,
              std::optional<double> timeout) {
-            const RdmaMetadata metadata = remote_metadata(remote);
+            const RemoteMetadata metadata(remote);
             const auto limit = optional_seconds(timeout);
-            const Deferred deferred;
-            return connector.decline(metadata, std::move(reason), limit);
+            const UnlockedWhen unlocked(metadata->descriptors.size() >= kManyDescriptors);
+            return connector.decline(*metadata, std::move(reason), limit);
           },
           nb::arg("remote_metadata"), nb::arg("reason"), nb::arg("timeout").none())
       .def(

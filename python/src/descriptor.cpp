@@ -4,7 +4,6 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <string>
@@ -151,25 +150,26 @@ LocalDescriptorList make_list(const Numbers& addresses, const Numbers& sizes, in
   }
   const auto address = reader("addresses", addresses);
   const auto size = reader("sizes", sizes);
-  const auto held = own(owner);
   const Device device{static_cast<DeviceKind>(kind), device_id};
   LocalDescriptorList list;
-  list.memory.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    list.memory.push_back({address(i), size(one_size ? 0 : i), device, held});
-    if (list.memory.back().address + list.memory.back().size < list.memory.back().address) {
-      throw nb::value_error(("sizes[" + std::to_string(i) +
-                             "]: expected a size within memory, got " +
-                             std::to_string(list.memory.back().size))
-                                .c_str());
+  const auto fill = [&] {
+    const UnlockedWhen unlocked(count >= kManyDescriptors);
+    list.memory.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      list.memory.push_back({address(i), size(one_size ? 0 : i), device, nullptr});
+      list.bytes += list.memory.back().size;
+      if (list.memory.back().address + list.memory.back().size < list.memory.back().address) {
+        throw nb::value_error(("sizes[" + std::to_string(i) +
+                               "]: expected a size within memory, got " +
+                               std::to_string(list.memory.back().size))
+                                  .c_str());
+      }
     }
-  }
+  };
+  fill();
+  list.memory.front().owner = own(owner);
   return list;
 }
-
-}  // namespace
-
-namespace {
 
 void set_size(LocalDescriptor& d, nb::handle value) {
   const auto index = nb::steal(PyNumber_Index(value.ptr()));
@@ -218,6 +218,7 @@ std::vector<Descriptor> local_descriptors(nb::handle value, bool writable) {
       check_writable(is_writable(memory.front()), 0);
       check_writable(is_writable(memory.back()), memory.size() - 1);
     }
+    const UnlockedWhen unlocked(memory.size() >= kManyDescriptors);
     return memory;
   }
   std::vector<Descriptor> result;
@@ -242,8 +243,7 @@ std::vector<Descriptor> local_descriptors(nb::handle value, bool writable) {
   }
   const nb::list list = nb::borrow<nb::list>(value);
   result.reserve(list.size());
-  std::size_t index = 0;
-  for (nb::handle item : list) add(item, index++);
+  for_each_item(list, add);
   return result;
 }
 
@@ -271,7 +271,7 @@ int traverse_list(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
   if (!nb::inst_ready(self)) return 0;
   const auto& memory = nb::inst_ptr<LocalDescriptorList>(self)->memory;
-  if (!memory.empty() && static_cast<std::size_t>(memory[0].owner.use_count()) == memory.size()) {
+  if (!memory.empty() && memory[0].owner.use_count() == 1) {
     auto* object = static_cast<PyObject*>(const_cast<void*>(memory[0].owner.get()));
     Py_VISIT(object);
   }
@@ -338,6 +338,7 @@ void init_descriptor(nb::module_& m) {
           nb::sig("def __init__(self, addresses: object, sizes: object, kind: int, "
                   "device_id: int, owner: object | None) -> None"))
       .def("__len__", [](const LocalDescriptorList& list) { return list.memory.size(); })
+      .def_ro("_total_bytes", &LocalDescriptorList::bytes, "Bytes of all of them.")
       .def(
           "region",
           [](const LocalDescriptorList& list, std::size_t index) {
@@ -354,7 +355,7 @@ void init_descriptor(nb::module_& m) {
           return here(one->memory);
         }
         if (const LocalDescriptorList* list = nullptr; nb::try_cast(value, list, false) && list) {
-          return std::any_of(list->memory.begin(), list->memory.end(), here);
+          return !list->memory.empty() && here(list->memory.front());
         }
         if (!PyList_Check(value.ptr())) return false;
         for (nb::handle item : nb::borrow<nb::list>(value)) {

@@ -64,6 +64,45 @@ class Unlocked {
   PyThreadState* const state_;
 };
 
+/// Has the Python threads that wait run first.
+void let_others_run();
+
+/// From so many pieces of memory on, work on them would keep other Python threads, and so an event
+/// loop, from running for longer than they should have to wait.
+inline constexpr std::size_t kManyDescriptors = 4096;
+
+/// As `Unlocked` when there is much to do, and as `Deferred` when it is done at once.
+class UnlockedWhen {
+ public:
+  explicit UnlockedWhen(bool much) {
+    if (much) {
+      unlocked_.emplace();
+    } else {
+      deferred_.emplace();
+    }
+  }
+
+ private:
+  std::optional<Unlocked> unlocked_;
+  std::optional<Deferred> deferred_;
+};
+
+/// Calls `visit(item, index)` for each item of the list. Other Python threads run now and then when
+/// it is long; what they do to the list does not matter.
+template <typename Visit>
+void for_each_item(const nb::list& list, Visit visit) {
+  std::size_t index = 0;
+  if (list.size() < kManyDescriptors) {
+    for (nb::handle item : list) visit(item, index++);
+    return;
+  }
+  const nb::tuple items(list);
+  for (nb::handle item : items) {
+    visit(item, index++);
+    if (index % kManyDescriptors == 0) let_others_run();
+  }
+}
+
 /// What `nixl_connect.Descriptor` adds to the core's.
 struct LocalDescriptor {
   Descriptor memory;
@@ -77,15 +116,22 @@ struct LocalDescriptor {
   bool is_writable() const;
 };
 
-/// Many pieces of memory of one owner.
+/// Many pieces of memory of one owner, on one device.
 struct LocalDescriptorList {
+  /// The first has the owner, for all: they are used together.
   std::vector<Descriptor> memory;
+  /// Of all of them.
+  std::size_t bytes = 0;
 };
 
 /// The core's descriptors of a Python list of them, of a `DescriptorList` or of a single one.
 /// Raises `TypeError` and, where they must be writable and one is not, or where the memory has been
 /// moved, `ValueError`.
 std::vector<Descriptor> local_descriptors(nb::handle value, bool writable);
+
+/// The core's form of a `RdmaMetadata` model. Throws `Error(rejected_metadata)` for values that no
+/// validated model has.
+RdmaMetadata metadata_of(nb::handle model);
 
 /// A fence, as Python hands it from the function that made it to the one operation that waits for
 /// it.

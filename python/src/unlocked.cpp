@@ -1,6 +1,9 @@
 #include <cxxabi.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <thread>
+
 #include "module.h"
 
 namespace nixl_connect::python {
@@ -25,6 +28,13 @@ void Unlocked::lock() noexcept {
     // of the core that others still use. So it stays here, as 3.14 has it stay.
     while (true) ::pause();
   }
+}
+
+void let_others_run() {
+  // Long enough for one that waits for the GIL to wake up.
+  constexpr std::chrono::microseconds kPause{20};
+  const Unlocked unlocked;
+  std::this_thread::sleep_for(kPause);
 }
 
 }  // namespace nixl_connect::python

@@ -194,3 +194,40 @@ async def test_a_damaged_blob_is_refused_or_read_whole(connector: nc.Connector) 
         except nc.RejectedMetadataError:
             refused += 1
     assert refused > len(blob) // 3
+
+
+REGIONS = st.builds(
+    nc.SerializedDescriptor,
+    device=st.sampled_from(["cpu", "cuda:0", "cuda:7", "xpu:1"]),
+    ptr=st.integers(1, 1 << 63),
+    size=st.integers(0, (1 << 63) - 1),
+)
+TEXTS = st.one_of(
+    st.text(max_size=50),
+    st.binary(max_size=50).map(lambda blob: _core.encode_nixl_metadata(blob, False)),
+    st.binary(max_size=50).map(lambda blob: _core.encode_nixl_metadata(blob, True)),
+)
+
+
+@given(st.lists(REGIONS, max_size=20), TEXTS, st.text(max_size=50), st.integers(1, 2))
+def test_bytes_are_the_same_metadata(
+    regions: list[nc.SerializedDescriptor], text: str, key: str, kind: int
+) -> None:
+    metadata = nc.RdmaMetadata(
+        descriptors=regions, nixl_metadata=text, notification_key=key, operation_kind=kind
+    )
+    assert nc.RdmaMetadata.from_wire(metadata.to_wire()) == metadata
+
+
+def test_bytes_are_what_validation_takes() -> None:
+    with pytest.raises(TypeError, match="data: expected bytes, got str"):
+        nc.RdmaMetadata.from_wire("text")  # type: ignore[arg-type]
+    with pytest.raises(nc.RejectedMetadataError, match="operation_kind: expected 1"):
+        nc.RdmaMetadata.from_wire(nc.RdmaMetadata().to_wire())
+    region = nc.SerializedDescriptor.model_construct(ptr=0, size=1)
+    nowhere = nc.RdmaMetadata.model_construct(descriptors=[region], operation_kind=1)
+    with pytest.raises(nc.RejectedMetadataError, match=r"descriptors\[0\].ptr"):
+        nc.RdmaMetadata.from_wire(nowhere.to_wire())
+    with pytest.raises(nc.RejectedMetadataError, match="impossible value of 'ptr'"):
+        region = nc.SerializedDescriptor.model_construct(ptr=-1, size=1)
+        nc.RdmaMetadata.model_construct(descriptors=[region], operation_kind=1).to_wire()

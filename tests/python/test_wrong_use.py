@@ -111,9 +111,12 @@ async def test_a_stream_must_be_a_stream(connector: nc.Connector, wrong: object)
 
 
 async def test_metadata_must_be_metadata(other: nc.Connector) -> None:
-    for wrong in (None, {}, "b64:", b""):
-        with pytest.raises(TypeError, match="remote_metadata: expected RdmaMetadata"):
+    for wrong in (None, {}, "b64:", [b""]):
+        with pytest.raises(TypeError, match="remote_metadata: expected RdmaMetadata or bytes"):
             await other.begin_read(wrong, nc.Descriptor(bytearray(1)))  # type: ignore[arg-type]
+    for text, why in ((b"", "no magic number at byte 0 of 0"), (b"{}", "JSON, which is text")):
+        with pytest.raises(nc.RejectedMetadataError, match=why):
+            await other.begin_read(text, nc.Descriptor(bytearray(1)))
 
 
 def b64(blob: bytes) -> str:

@@ -27,6 +27,7 @@ async def mistakes(
     await connector.create_writable(descriptor, 10)  # type: ignore[call-arg]
     await connector.create_writable(descriptor, timeout="10")  # type: ignore[arg-type]
     await connector.begin_read(descriptor, metadata)  # type: ignore[arg-type]
+    await connector.begin_read(metadata.model_dump_json(), descriptor)  # type: ignore[arg-type]
     await connector.begin_write(metadata, descriptor)  # type: ignore[arg-type]
     await connector.begin_read(metadata.model_dump(), descriptor)  # type: ignore[arg-type]
     await connector.begin_read(offer, descriptor)  # type: ignore[arg-type]

@@ -64,6 +64,7 @@ async def read(owner: nc.Connector, mover: nc.Connector) -> None:
     assert_type(offer, nc.ReadableOperation)
     unwanted = await owner.create_writable(target, writers=2)
     await mover.decline(unwanted.metadata(), reason="not wanted", timeout=10)
+    await mover.decline(bytearray(unwanted.wire()))
     assert_type(offer.metadata(), nc.RdmaMetadata)
     request = Request(tenant="a", tensor=offer.metadata(hex_encode=True))
     received = Request.model_validate_json(request.model_dump_json())
@@ -102,7 +103,7 @@ async def memory(owner: nc.Connector, mover: nc.Connector) -> None:
     await read.wait_for_completion()
     assert_type(offer.local_descriptors, list[nc.Descriptor])
     pair = await owner.create_writable((target, "cpu"))
-    mover.begin_write_blocking(source, pair.metadata()).wait()
+    mover.begin_write_blocking(source, pair.wire()).wait()
 
 
 async def tasks(owner: nc.Connector, mover: nc.Connector) -> None:
@@ -173,6 +174,9 @@ async def registered(connector: nc.Connector) -> None:
     assert_type(connection.name, str)
     async with connector.create_readable(descriptor) as offer:
         metadata = offer.metadata()
+        assert_type(offer.wire(), bytes)
+        assert_type(metadata.to_wire(), bytes)
+        assert_type(nc.RdmaMetadata.from_wire(memoryview(offer.wire())), nc.RdmaMetadata)
         assert_type(metadata.to_descriptors(), nc.Descriptor | list[nc.Descriptor])
         assert_type(metadata.descriptors, list[nc.SerializedDescriptor])
         assert_type(metadata.nixl_metadata, str)

@@ -211,7 +211,7 @@ class NIXL_CONNECT_API Connector {
   /// `after_cuda_stream` of the stream that fills memory on a GPU, unless it is idle. Throws
   /// `Error(invalid_argument)` for an empty list, and for a descriptor that is impossible, or of
   /// another CUDA device than it says; and ends with it when the metadata would be larger than
-  /// peers take (`kMaxBlobSize`, some 400,000 pieces that are not registered by hand). Descriptors
+  /// peers take (`kMaxBlobSize`, some 380,000 pieces that are not registered by hand). Descriptors
   /// of several kinds of memory may be mixed.
   /// Complete when so many have read it, each a peer's operation of its own: by default one, and
   /// with `kAnyNumber` never, until it is withdrawn. Whoever comes beyond that number, or late, or
