@@ -217,9 +217,13 @@ TEST_F(Faults, AnOfferThatAForeignPeerMayKnowLingers) {
   const std::weak_ptr<std::vector<unsigned char>> memory = buffer->bytes;
   {
     const auto untold = connector.create_readable({buffer->descriptor()});
-    untold.wait(Milestone::ready, seconds(30));
+    // Nobody has what is only drafted.
+    EXPECT_EQ(untold.draft().notification_key, untold.notification_key());
     untold.cancel();
+    EXPECT_EQ(connector.stats().lingering, 0u);
     EXPECT_TRUE(untold.wait(Milestone::released, seconds(30)));
+    EXPECT_THROW(untold.draft(), Error);
+    EXPECT_THROW(untold.share(), Error);
   }
   const auto from = connector.create_readable({buffer->descriptor()});
   const auto metadata = from.metadata();

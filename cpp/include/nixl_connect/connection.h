@@ -77,7 +77,13 @@ class NIXL_CONNECT_API Connection {
   /// operation, and on one that has ended otherwise than `complete` its failure, or
   /// `Error(cancelled)`.
   RdmaMetadata metadata(MetadataEncoding encoding = MetadataEncoding::base64) const;
-  /// Its field of that name alone.
+  /// The same ahead of time: to make it takes a while when there are very many pieces. It is not to
+  /// be sent before `share`.
+  RdmaMetadata draft(MetadataEncoding encoding = MetadataEncoding::base64) const;
+  /// A peer may have the metadata from now on, which the other two calls for it imply. Throws as
+  /// they do.
+  void share() const;
+  /// The metadata's field of that name alone.
   std::string nixl_metadata(MetadataEncoding encoding = MetadataEncoding::base64) const;
 
   /// Blocks until the milestone or the timeout. Returns whether the milestone was reached.

@@ -14,6 +14,22 @@ void throw_failure(const Progress& progress) {
   if (const auto failure = progress.failure()) throw Error(failure->code, failure->message);
 }
 
+/// Waits until there is metadata, or never will be.
+void wait_ready(const Connection& connection, const Operation& operation) {
+  if (!operation.request.passive) {
+    throw Error(ErrorCode::invalid_state,
+                operation.request.describe() + ": an active operation has no metadata to send");
+  }
+  connection.wait(Milestone::ready, std::nullopt);
+}
+
+/// Of an operation that has ended.
+void throw_unless_complete(const Operation& operation) {
+  if (operation.progress.status() == OperationStatus::complete) return;
+  throw_failure(operation.progress);
+  throw Error(ErrorCode::cancelled, operation.request.describe() + ": was cancelled");
+}
+
 }  // namespace
 
 Connection::Connection(std::shared_ptr<Operation> operation,
@@ -55,28 +71,28 @@ bool Connection::reached(Milestone milestone) const noexcept {
   return operation_->progress.reached(milestone);
 }
 
-std::string Connection::nixl_metadata(MetadataEncoding encoding) const {
-  const Request& request = operation_->request;
+void Connection::share() const {
+  wait_ready(*this, *operation_);
   Progress& progress = operation_->progress;
-  if (!request.passive) {
-    throw Error(ErrorCode::invalid_state,
-                request.describe() + ": an active operation has no metadata to send");
-  }
-  wait(Milestone::ready, std::nullopt);
-  if (!progress.take_metadata() && progress.status() != OperationStatus::complete) {
-    throw_failure(progress);
-    throw Error(ErrorCode::cancelled, request.describe() + ": was cancelled");
-  }
-  return progress.nixl_metadata(encoding);
+  if (!progress.take_metadata()) throw_unless_complete(*operation_);
+}
+
+std::string Connection::nixl_metadata(MetadataEncoding encoding) const {
+  share();
+  return operation_->progress.nixl_metadata(encoding);
+}
+
+RdmaMetadata Connection::draft(MetadataEncoding encoding) const {
+  wait_ready(*this, *operation_);
+  const Progress& progress = operation_->progress;
+  if (progress.ended()) throw_unless_complete(*operation_);
+  const Request& request = operation_->request;
+  return {request.offered, progress.nixl_metadata(encoding), request.key, request.kind};
 }
 
 RdmaMetadata Connection::metadata(MetadataEncoding encoding) const {
-  RdmaMetadata metadata;
-  metadata.nixl_metadata = nixl_metadata(encoding);
-  metadata.descriptors = operation_->request.offered;
-  metadata.notification_key = operation_->request.key;
-  metadata.operation_kind = operation_->request.kind;
-  return metadata;
+  share();
+  return draft(encoding);
 }
 
 bool Connection::wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout) const {
