@@ -30,7 +30,7 @@ PYTHON_LAYERS = {
     "descriptor": ("descriptor",),
     "local": ("_local",),
     "metadata": ("metadata",),
-    "services": ("_signing", "_streams", "_tracing", "_asyncio"),
+    "services": ("_signing", "_streams", "_tracing", "_asyncio", "_offload"),
     "connection": ("connection",),
     "operation": ("_operation", "_remote"),
     "operations": ("operations", "_call", "_worker"),

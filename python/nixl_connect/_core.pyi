@@ -182,10 +182,13 @@ class Connection:
     def nixl_metadata(self, hex: bool) -> str:
         """What a passive operation offers; waits until it is registered."""
 
-    def metadata(self, hex: bool, count: int) -> RdmaMetadata:
+    def draft(self, hex: bool, count: int) -> RdmaMetadata:
         """
-        All that a passive operation of so many pieces sends; waits until it is registered.
+        What a passive operation of so many pieces is about to send; waits until it is registered.
         """
+
+    def share(self) -> None:
+        """A peer may have the draft from now on."""
 
     def wait(self, milestone: int, timeout: float | None) -> bool:
         """

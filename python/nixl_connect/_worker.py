@@ -18,10 +18,11 @@ from . import _asyncio, _core
 from ._arguments import core_timeout
 from ._default import Default
 from ._loaded import loaded_torch
+from ._offload import offload
 from ._signing import received
 from .connection import Connection
 from .errors import from_core
-from .metadata import RemoteMetadata
+from .metadata import RdmaMetadata, RemoteMetadata
 from .stats import ConnectorStats
 
 __all__ = ["Worker", "open_workers", "watch_workers"]
@@ -121,7 +122,14 @@ class Worker:
         """
         if not self._core.started:
             await self._started()
-        core = self._decline(remote_metadata, reason, timeout)
+        decline = partial(self._decline, remote_metadata, reason, timeout)
+        if isinstance(remote_metadata, RdmaMetadata):
+            size = len(remote_metadata.descriptors)
+        else:
+            # A few bytes may be the metadata of very many pieces.
+            size = _core.MANY_DESCRIPTORS
+        large = size >= _core.MANY_DESCRIPTORS
+        core = await offload(decline, _core.Connection.cancel) if large else decline()
         await _asyncio.wait_for(partial(core.notify, _core.ENDED), core.forget)
         if core.failure is not None:
             raise from_core(*core.failure)

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex, TypeVar
 
 from . import _asyncio, _core, _streams
 from ._arguments import (
@@ -21,15 +21,24 @@ from ._arguments import (
 from ._call import OperationCall, OperationT, coroutine_function
 from ._default import Default
 from ._library import load_cuda_runtime, nixl_library_candidates
-from ._local import LocalDescriptors, as_descriptors
+from ._local import Local, LocalDescriptors, as_descriptors, is_large
+from ._offload import offload
 from ._signing import check_auth_key
 from ._tracing import begin_span, tracer
 from ._worker import Worker
 from .connection import Connection
 from .metadata import RemoteMetadata
-from .operations import ReadableOperation, ReadOperation, WritableOperation, WriteOperation
+from .operations import (
+    PassiveOperation,
+    ReadableOperation,
+    ReadOperation,
+    WritableOperation,
+    WriteOperation,
+)
 
 __all__ = ["Connection", "Connector", "OperationCall"]
+
+PassiveT = TypeVar("PassiveT", bound=PassiveOperation)
 
 
 class Connector(Worker):
@@ -248,7 +257,8 @@ class Connector(Worker):
         """
         local = as_descriptors(local_descriptors)
         after = _streams.fences(stream, local)
-        return OperationCall(self._begin_read(remote_metadata, local, timeout, after))
+        arguments = remote_metadata, local, timeout, after
+        return OperationCall(self._begin(ReadOperation, local, *arguments))
 
     @coroutine_function
     def begin_write(
@@ -262,7 +272,8 @@ class Connector(Worker):
         """Begin to write to what a peer offers. As `begin_read`, the other way."""
         local = as_descriptors(local_descriptors)
         after = _streams.fences(stream, local)
-        return OperationCall(self._begin_write(local, remote_metadata, timeout, after))
+        arguments = local, remote_metadata, timeout, after
+        return OperationCall(self._begin(WriteOperation, local, *arguments))
 
     def create_readable_blocking(
         self,
@@ -318,22 +329,36 @@ class Connector(Worker):
         made._span = begin_span(self._tracer, made, began)
         return made
 
+    async def _make_large(
+        self, operation: Callable[..., OperationT], *arguments: Any
+    ) -> OperationT:
+        """As `_make`, without holding the event loop."""
+        make = partial(self._make, operation, *arguments)
+        return await offload(make, lambda made: made.__exit__(None, None, None))
+
     async def _create(
         self,
-        operation: type[OperationT],
-        local_descriptors: LocalDescriptors,
+        operation: type[PassiveT],
+        local: Local,
         timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
         places: SupportsIndex | None,
-    ) -> OperationT:
+    ) -> PassiveT:
         if not self._core.started:
             await self._started()
-        made = self._make(operation, local_descriptors, timeout, after, places)
+        large = is_large(local)
+        arguments = local, timeout, after, places
+        if large:
+            made = await self._make_large(operation, *arguments)
+        else:
+            made = self._make(operation, *arguments)
         core = made._core
         if not core.reached(_core.READY):
             await _asyncio.wait_for(partial(core.notify, _core.READY), core.forget)
         if core.failure is not None:
             made._raise_failure()
+        if large:
+            await offload(made._draft)
         return made
 
     def _create_blocking(
@@ -350,24 +375,11 @@ class Connector(Worker):
         made._raise_failure()
         return made
 
-    async def _begin_read(
-        self,
-        remote_metadata: RemoteMetadata,
-        local_descriptors: LocalDescriptors,
-        timeout: SupportsFloat | Default | None,
-        after: _streams.Fences,
-    ) -> ReadOperation:
+    async def _begin(
+        self, operation: Callable[..., OperationT], local: Local, *arguments: Any
+    ) -> OperationT:
         if not self._core.started:
             await self._started()
-        return self._make(ReadOperation, remote_metadata, local_descriptors, timeout, after)
-
-    async def _begin_write(
-        self,
-        local_descriptors: LocalDescriptors,
-        remote_metadata: RemoteMetadata,
-        timeout: SupportsFloat | Default | None,
-        after: _streams.Fences,
-    ) -> WriteOperation:
-        if not self._core.started:
-            await self._started()
-        return self._make(WriteOperation, local_descriptors, remote_metadata, timeout, after)
+        if is_large(local):
+            return await self._make_large(operation, *arguments)
+        return self._make(operation, *arguments)

@@ -67,6 +67,7 @@ class PassiveOperation(AbstractOperation):
             self._serialized_descriptors = [local.metadata]
         self._serialized_requests: dict[bool, RdmaMetadata] = {}
         self._wire: bytes | None = None
+        self._shared = False
 
     @property
     def readers_done(self) -> int:
@@ -138,7 +139,8 @@ class PassiveOperation(AbstractOperation):
             check_addresses(self._local_desc_list)
             descriptors = self._serialized_descriptors
             if descriptors is None:
-                request = RdmaMetadata._of_core(self._core_metadata(hex_encode))
+                self._core.share()
+                request = RdmaMetadata._of_core(self._core_draft(hex_encode))
             else:
                 if isinstance(descriptors, DescriptorList):
                     descriptors = descriptors.metadata
@@ -157,7 +159,9 @@ class PassiveOperation(AbstractOperation):
         """What `metadata` gives, as bytes, for a channel that carries them.
 
         `Connector.begin_read` and `Connector.begin_write` take them as they are. They are fewer
-        than its JSON, and are made without a Python object for each piece of memory.
+        than its JSON, and are made without a Python object for each piece of memory: of 4,096
+        pieces and more before the call that made the operation returns, without holding its
+        event loop.
 
         Raises
         ------
@@ -167,16 +171,24 @@ class PassiveOperation(AbstractOperation):
             When the memory could not be registered, or the operation has failed or was
             cancelled.
         """
+        message = self._draft()
+        if not self._shared:
+            self._core.share()
+            self._shared = True
+        return message
+
+    def _draft(self) -> bytes:
+        """What `wire` gives, before anybody has it."""
         if self._wire is None:
             check_addresses(self._local_desc_list)
-            metadata = self._core_metadata(False)
+            metadata = self._core_draft(False)
             if self._connector._auth_key is not None:
                 metadata.notification_key = _signing.signed_key(self._connector._auth_key, metadata)
             self._wire = metadata.to_bytes()
         return self._wire
 
-    def _core_metadata(self, hex_encode: bool) -> _core.RdmaMetadata:
-        return self._core.metadata(hex_encode, count_of(self._local_desc_list))
+    def _core_draft(self, hex_encode: bool) -> _core.RdmaMetadata:
+        return self._core.draft(hex_encode, count_of(self._local_desc_list))
 
 
 class ActiveOperation(AbstractOperation):

@@ -70,14 +70,22 @@ void init_connection(nb::module_& m) {
           },
           nb::arg("hex"), "What a passive operation offers; waits until it is registered.")
       .def(
-          "metadata",
+          "draft",
           [](const Connection& c, bool hex, std::size_t count) {
             const auto encoding = hex ? MetadataEncoding::hex : MetadataEncoding::base64;
             const UnlockedWhen unlocked(count >= kManyDescriptors || !c.reached(Milestone::ready));
-            return c.metadata(encoding);
+            return c.draft(encoding);
           },
           nb::arg("hex"), nb::arg("count"),
-          "All that a passive operation of so many pieces sends; waits until it is registered.")
+          "What a passive operation of so many pieces is about to send; waits until it is "
+          "registered.")
+      .def(
+          "share",
+          [](const Connection& c) {
+            const UnlockedWhen unlocked(!c.reached(Milestone::ready));
+            c.share();
+          },
+          "A peer may have the draft from now on.")
       .def("wait", &wait, nb::arg("milestone"), nb::arg("timeout").none(),
            "Blocks until the milestone, or for so many seconds; returns whether it came.")
       .def(

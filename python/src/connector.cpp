@@ -166,7 +166,8 @@ void init_connector(nb::module_& m) {
              std::optional<double> timeout) {
             const RemoteMetadata metadata(remote);
             const auto limit = optional_seconds(timeout);
-            const UnlockedWhen unlocked(metadata->descriptors.size() >= kManyDescriptors);
+            constexpr std::size_t kLongText = 16 * kManyDescriptors;
+            const UnlockedWhen unlocked(metadata->nixl_metadata.size() >= kLongText);
             return connector.decline(*metadata, std::move(reason), limit);
           },
           nb::arg("remote_metadata"), nb::arg("reason"), nb::arg("timeout").none())
