@@ -8,7 +8,6 @@ Nothing here polls or sleeps, and no thread but the loop's own runs Python.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import threading
 import weakref
@@ -17,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from . import _core
 
-__all__ = ["in_thread", "wait_for"]
+__all__ = ["wait_for"]
 
 
 class _Bridge:
@@ -77,37 +76,6 @@ def _bridge_of(loop: asyncio.AbstractEventLoop) -> _Bridge:
     _latest.loop = weakref.ref(loop)
     _latest.bridge = weakref.ref(bridge)
     return bridge
-
-
-async def in_thread(function: Callable[[], object]) -> None:
-    """Run it in a thread of its own, and wait for its end: the loop's executor may be full, or shut
-    down. The thread goes on when the wait is cancelled. What the function raises is raised here."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def tell(error: BaseException | None) -> None:
-        if ended.done():
-            return
-        if error is None:
-            ended.set_result(None)
-        else:
-            ended.set_exception(error)
-
-    def run() -> None:
-        error: BaseException | None = None
-        try:
-            function()
-        except BaseException as raised:
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(tell, error)
-
-    try:
-        threading.Thread(target=run, name="nixl_connect", daemon=True).start()
-    except RuntimeError:  # the interpreter is ending, or there are too many
-        function()
-        return
-    await ended
 
 
 def _expire(future: asyncio.Future[bool]) -> None:

@@ -1,4 +1,4 @@
-"""Work on long lists, which would hold an event loop, on a thread of its own.
+"""Work that would hold an event loop, on a thread of its own: on long lists, and closing.
 
 Not on the loop's default executor: that is the program's, which may have given it a single thread,
 or all of them something to wait for.
@@ -60,7 +60,10 @@ async def offload(work: Callable[[], T], discard: Callable[[T], object] | None =
 
     context = contextvars.copy_context()
     name = "nixl_connect-offload"
-    threading.Thread(target=context.run, args=(run,), name=name, daemon=True).start()
+    try:
+        threading.Thread(target=context.run, args=(run,), name=name, daemon=True).start()
+    except RuntimeError:  # There are too many, or the interpreter is ending.
+        return work()
     try:
         await waiter
     except BaseException:

@@ -175,7 +175,7 @@ class Worker:
 
     async def aclose(self) -> None:
         """As `close`, without blocking the event loop."""
-        await _asyncio.in_thread(self.close)
+        await offload(self.close)
 
     def __enter__(self: Self) -> Self:
         return self
