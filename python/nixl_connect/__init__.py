@@ -10,8 +10,8 @@ from __future__ import annotations
 
 try:
     from . import _core
-except ImportError as error:
-    if error.name != __name__:
+except ImportError as _error:
+    if _error.name != __name__:
         raise
     raise ImportError(
         f"{__path__[0]} has sources only, without the compiled module: run from another folder to "
