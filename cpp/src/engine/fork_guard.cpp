@@ -30,7 +30,7 @@ void ForkGuard::check() const {
 
 void ForkGuard::check_ucx_thread() const {
   // As UCX names it since 1.13.
-  if (has_thread("async")) return;
+  if (!is_forked() || has_thread("async")) return;
   throw Error(ErrorCode::forked,
               "connector '" + *connector_ +
                   "': cannot start, because this process was forked from one in which UCX had been "

@@ -26,8 +26,8 @@ class ForkGuard {
   /// a process that has started one.
   void claim();
   /// UCX has been started, which somebody had loaded before. Throws `Error(forked)` where its
-  /// thread is missing: UCX takes it for running, because it was used in a parent process, by
-  /// whomever.
+  /// thread is missing in a forked process: UCX takes it for running, because it was used in the
+  /// parent, by whomever.
   void check_ucx_thread() const;
   /// It could not start after all.
   void give_up() noexcept { process_.store(0, std::memory_order_relaxed); }

@@ -49,7 +49,7 @@ struct Redirection {
   std::string_view name;
   void* to;
 };
-const Redirection kRedirections[] = {
+const Redirection redirections[] = {
     {"socket", reinterpret_cast<void*>(&socket_closed)},
     {"accept", reinterpret_cast<void*>(&accept_closed)},
     {"pipe", reinterpret_cast<void*>(&pipe_closed)},
@@ -60,9 +60,9 @@ const Redirection kRedirections[] = {
 };
 
 #if defined(__x86_64__)
-constexpr std::array kSlotTypes{R_X86_64_JUMP_SLOT, R_X86_64_GLOB_DAT};
+constexpr std::array<unsigned, 2> kSlotTypes{R_X86_64_JUMP_SLOT, R_X86_64_GLOB_DAT};
 #elif defined(__aarch64__)
-constexpr std::array kSlotTypes{R_AARCH64_JUMP_SLOT, R_AARCH64_GLOB_DAT};
+constexpr std::array<unsigned, 2> kSlotTypes{R_AARCH64_JUMP_SLOT, R_AARCH64_GLOB_DAT};
 #else
 constexpr std::array<unsigned, 0> kSlotTypes{};
 #endif
@@ -118,7 +118,7 @@ class Imports {
     for (const unsigned type : kSlotTypes) is_slot |= ELF64_R_TYPE(relocation.r_info) == type;
     if (!is_slot) return;
     const std::string_view name = names_ + symbols_[ELF64_R_SYM(relocation.r_info)].st_name;
-    for (const Redirection& redirection : kRedirections) {
+    for (const Redirection& redirection : redirections) {
       if (name == redirection.name) store(base_ + relocation.r_offset, redirection.to);
     }
   }

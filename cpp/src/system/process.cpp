@@ -9,6 +9,7 @@
 
 #include <array>
 #include <atomic>
+#include <charconv>
 #include <cstdio>
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -29,6 +30,20 @@ std::string_view read_file(const char* path, std::array<char, size>& buffer) noe
   const ssize_t n = ::read(file, buffer.data(), buffer.size());
   ::close(file);
   return {buffer.data(), n > 0 ? static_cast<std::size_t>(n) : 0};
+}
+
+/// A field of `/proc/<pid>/stat`, counted from 1 as proc(5) does, from the third on; or nothing.
+std::string_view field(std::string_view stat, int number) noexcept {
+  // The second one, a name in parentheses, may hold anything.
+  const auto name_ends = stat.rfind(") ");
+  if (name_ends == stat.npos) return {};
+  stat.remove_prefix(name_ends + 2);
+  for (int i = 3; i < number; ++i) {
+    const auto space = stat.find(' ');
+    if (space == stat.npos) return {};
+    stat.remove_prefix(space + 1);
+  }
+  return stat.substr(0, stat.find(' '));
 }
 
 /// FNV-1a.
@@ -52,21 +67,23 @@ std::uint32_t process_start(pid_t process) noexcept {
   std::array<char, 32> path;
   std::snprintf(path.data(), path.size(), "/proc/%d/stat", static_cast<int>(process));
   std::array<char, 1024> buffer;
-  std::string_view stat = read_file(path.data(), buffer);
-  // The name, in parentheses, may hold anything; the third field is the state, the 22nd the start.
-  const auto name_ends = stat.rfind(')');
-  if (name_ends == stat.npos) return 0;
-  stat.remove_prefix(name_ends + 1);
-  constexpr int kFieldsBetween = 20;
-  for (int i = 0; i < kFieldsBetween; ++i) {
-    const auto space = stat.find(' ');
-    if (space == stat.npos) return 0;
-    // A zombie uses no memory any more.
-    if (i == 1 && (stat.front() == 'Z' || stat.front() == 'X')) return 0;
-    stat.remove_prefix(space + 1);
-  }
-  const std::uint32_t sum = digest(stat.substr(0, stat.find(' ')));
+  const std::string_view stat = read_file(path.data(), buffer);
+  const std::string_view state = field(stat, 3);
+  const std::string_view start = field(stat, 22);
+  // A zombie uses no memory any more.
+  if (start.empty() || state == "Z" || state == "X") return 0;
+  const std::uint32_t sum = digest(start);
   return sum == 0 ? 1 : sum;
+}
+
+bool is_forked() noexcept {
+  std::array<char, 1024> buffer;
+  const std::string_view flags = field(read_file("/proc/self/stat", buffer), 9);
+  // PF_FORKNOEXEC, of the kernel's include/linux/sched.h.
+  constexpr unsigned long kForkedNotExecuted = 0x40;
+  unsigned long value = 0;
+  std::from_chars(flags.data(), flags.data() + flags.size(), value);
+  return (value & kForkedNotExecuted) != 0;
 }
 
 std::uint32_t process_space() noexcept {

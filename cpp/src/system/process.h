@@ -20,6 +20,10 @@ std::uint32_t process_start(pid_t process) noexcept;
 /// where it is the same, a number means the same process. Thread safe.
 std::uint32_t process_space() noexcept;
 
+/// Whether this process was forked from another and has executed no program since: it began with
+/// whatever the other one had in memory. False where it cannot be known. Thread safe.
+bool is_forked() noexcept;
+
 /// Whether this process has a thread of that name; true where it cannot be known. Thread safe.
 bool has_thread(std::string_view name) noexcept;
 
