@@ -75,20 +75,6 @@ def check_memory(descriptors: object, argument: str) -> None:
 def cuda_device_of(address: int) -> int | None:
     """The device that has memory there, as the CUDA driver knows."""
 
-def buffer_info(object: object) -> tuple[int, int, bool]:
-    """(address, bytes, writable) of an object with the buffer protocol."""
-
-def is_bytes_object(address: int) -> bool:
-    """Whether the memory there is that of a `bytes` object."""
-
-def copy_in_order(address: int, shape: Sequence[int], strides: Sequence[int], item: int) -> bytes:
-    """An array's items in the order of their indices; strides are in bytes."""
-
-def dlpack_info(object: object) -> tuple[int, int, list[int], list[int], int, bool, int, int, object]:
-    """
-    (address, bytes, shape, strides, item, writable, device type, device id, owner) of an object with DLPack; strides and item are bytes, the device type is DLPack's number.
-    """
-
 def parse_device(text: str) -> tuple[int, int]:
     """(kind, id) of 'cpu', 'cuda:N' or 'xpu:N'."""
 
@@ -151,6 +137,20 @@ class Gate:
 
 def after_cuda_stream(device: int, stream: int) -> Fence | None:
     """The work that the stream has been given so far; None when it is done."""
+
+def buffer_info(object: object) -> tuple[int, int, bool]:
+    """(address, bytes, writable) of an object with the buffer protocol."""
+
+def is_bytes_object(address: int) -> bool:
+    """Whether the memory there is that of a `bytes` object."""
+
+def copy_in_order(address: int, shape: Sequence[int], strides: Sequence[int], item: int) -> bytes:
+    """An array's items in the order of their indices; strides are in bytes."""
+
+def dlpack_info(object: object) -> tuple[int, int, list[int], list[int], int, bool, int, int, object]:
+    """
+    (address, bytes, shape, strides, item, writable, device type, device id, owner) of an object with DLPack; strides and item are bytes, the device type is DLPack's number.
+    """
 
 READY: int = 0
 

@@ -13,6 +13,7 @@ NB_MODULE(_core_of_one_interpreter, m) {
   init_descriptor(m);
   init_metadata(m);
   init_fence(m);
+  init_inspect(m);
   init_connection(m);
   init_connector(m);
 }
@@ -20,7 +21,8 @@ NB_MODULE(_core_of_one_interpreter, m) {
 /// A second interpreter's module would take the place of the first one's types, before nanobind
 /// lets it say anything; Python before 3.12 does not refuse it.
 extern "C" NB_EXPORT PyObject* PyInit__core() {
-  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+  // The main one's number; its address is not in Python's stable interface.
+  if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0) {
     PyErr_SetString(PyExc_ImportError,
                     "nixl_connect: expected the main interpreter, got a subinterpreter");
     return nullptr;

@@ -23,6 +23,7 @@ void init_connector(nb::module_& m);
 void init_descriptor(nb::module_& m);
 void init_errors(nb::module_& m);
 void init_fence(nb::module_& m);
+void init_inspect(nb::module_& m);
 void init_metadata(nb::module_& m);
 
 /// The Python object, kept alive for as long as the result or a copy of it lives. The last
