@@ -168,10 +168,11 @@ class Worker:
         is still at then stays alive, and not `released`, until it is not. Blocks meanwhile;
         `aclose` does not. May be called again, from any thread, and in a forked child.
         """
-        _open.pop(id(self), None)
         if not self._core.closed:
             _log.info("%r is closing", self)
         self._core.close()
+        # One whose closing was interrupted goes on with it, and is waited for at exit.
+        _open.pop(id(self), None)
 
     async def aclose(self) -> None:
         """As `close`, without blocking the event loop."""
