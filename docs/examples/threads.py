@@ -60,12 +60,12 @@ def offer_one(connector: nc.Connector, offers: Any, number: int) -> None:
 
 def two_errors(connector: nc.Connector) -> None:
     # Nobody reads this one. To stop waiting is not to stop the operation, which goes on until
-    # its own deadline. Both are a TimeoutError; only the operation's is a TransferError too.
+    # its own deadline. Both are a TimeoutError; only the operation's is a TransferError.
     descriptor = nc.Descriptor(contents(0))
     with connector.create_readable_blocking(descriptor, timeout=0.5) as readable:
         try:
             readable.wait(timeout=0.1)
-        except TimeoutError as error:
+        except nc.WaitTimeoutError as error:
             print(f"Not yet:  {type(error).__name__}: {error}")
         try:
             readable.wait()

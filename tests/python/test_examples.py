@@ -48,7 +48,7 @@ def test_pipeline_and_workers_that_die() -> None:
 def test_threads() -> None:
     output = run("threads.py")
     assert "200 tensors offered and read by 8 threads each, problems=[]" in output
-    assert "Not yet:  TimeoutError:" in output
+    assert "Not yet:  WaitTimeoutError:" in output
     assert "Too late: DeadlineExceededError:" in output
     assert "Mistaken: ValueError:" in output
 

@@ -150,7 +150,7 @@ async def test_the_active_side_is_stopped(
     start_peer: StartPeer, environment: dict[str, str]
 ) -> None:
     owner, mover = await pair(start_peer, environment, True)
-    metadata = (await owner.ask("offer", kind="read", sizes=LARGE, seed=1, timeout=8))["metadata"]
+    metadata = (await owner.ask("offer", kind="read", sizes=LARGE, seed=1, timeout=5))["metadata"]
     waiting = asyncio.create_task(owner.ask("wait", key=metadata["notification_key"]))
     moving = asyncio.create_task(
         mover.ask("begin", kind="read", sizes=LARGE, seed=1, metadata=metadata, timeout=40)

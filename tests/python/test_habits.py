@@ -48,7 +48,7 @@ def test_a_failure_in_a_task_group_leaves_the_operation_as_it_is(
                 async with asyncio.TaskGroup() as group:
                     group.create_task(offer.wait_for_completion())
                     group.create_task(offer.wait_for_completion(timeout=0))
-            assert [type(error) for error in raised.value.exceptions] == [TimeoutError]
+            assert [type(error) for error in raised.value.exceptions] == [nc.WaitTimeoutError]
             assert offer.status is nc.OperationStatus.INITIALIZED
             await take(other, offer)
             await offer.wait_for_completion()
