@@ -40,19 +40,23 @@ def memory_of_array(numpy: Any, array: Any) -> Memory:
             "data: expected an array of values, got a masked one; send what .filled() returns, or "
             ".data and .mask"
         )
-    if not array.flags.c_contiguous:
+    flags = array.flags
+    if not flags.c_contiguous:
         copy = numpy.ascontiguousarray(array)
         return Memory(_address_of(copy), copy.nbytes, HOST, copy, False)
     base = hold_base(numpy, array)
-    writable = bool(array.flags.writeable)
-    address_now = partial(_address_of, array) if array.flags.owndata else None
-    return Memory(
-        _address_of(array), array.nbytes, HOST, (array, base), writable, None, address_now
-    )
+    owner = array if base is None else (array, base)
+    writable = bool(flags.writeable)
+    # Only memory of its own can be moved.
+    address_now = partial(_address_of, array) if flags.owndata else None
+    return Memory(_address_of(array), array.nbytes, HOST, owner, writable, None, address_now)
 
 
 def _address_of(array: Any) -> int:
-    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+    try:
+        return _core.buffer_info(array)[0]
+    except (BufferError, ValueError, TypeError):  # of times: buffers have no format for them
+        return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 def _of_pointers(what: str) -> TypeError:
@@ -82,9 +86,10 @@ def memory_of_object(data: object) -> Memory:
 
 def _from_buffer(view: memoryview) -> Memory:
     # The view is an export: the memory can be neither resized nor freed while it lives.
+    form = view.format
     # But for the names of fields, which may have any letters.
-    if "O" in re.sub(":[^:]*:", "", view.format):
-        raise _of_pointers(f"a buffer of format {view.format!r}")
+    if "O" in form and "O" in re.sub(":[^:]*:", "", form):
+        raise _of_pointers(f"a buffer of format {form!r}")
     address, size, writable = _core.buffer_info(view)
     if view.c_contiguous:
         return Memory(address, size, HOST, view, writable)
