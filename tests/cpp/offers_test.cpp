@@ -64,7 +64,9 @@ OperationPtr many_pieces(const testing::Buffer& buffer, std::size_t count) {
 TEST_F(OffersTest, ThatNoPeerWouldTakeAreRefused) {
   constexpr std::size_t kTooMany = kMaxBlobSize / Blob::kLeastElementSize + 1;
   // With the remote keys they take more than can be known before.
-  constexpr std::size_t kManyWithKeys = kTooMany - 1000;
+  constexpr std::size_t kKeySize = 4000;
+  constexpr std::size_t kManyWithKeys = kMaxBlobSize / (Blob::kLeastElementSize + kKeySize) + 1;
+  fake_nixl::pad_keys(kKeySize);
   const testing::Buffer pool(2 * kTooMany);
   for (const std::size_t count : {kTooMany, kManyWithKeys}) {
     const auto operation = many_pieces(pool, count);

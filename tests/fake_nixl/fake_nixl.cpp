@@ -116,6 +116,7 @@ struct World {
   bool rotate = false;
   std::function<void(const std::string&)> watcher;
   std::uint64_t next_key = 0;
+  std::size_t key_padding = 0;
   std::uint64_t next_address = 0;
   std::uint64_t register_calls = 0;
   std::uint64_t notifications_sent = 0;
@@ -465,7 +466,7 @@ int nixl_capi_register_mem(Agent* agent, List* list, OptArgs*) {
   ++world().register_calls;
   for (const Place& place : list->places) {
     const std::uint64_t key = world().rotate ? ++world().next_key : 0;
-    agent->registered.emplace(place, "key" + raw(key));
+    agent->registered.emplace(place, "key" + raw(key) + std::string(world().key_padding, '.'));
   }
   return kSuccess;
 }
@@ -638,6 +639,7 @@ void reset() {
   w.polls = 1;
   w.hold = w.late_writes = w.reverse = w.repeat = w.rotate = false;
   w.drop = 0;
+  w.key_padding = 0;
   w.watcher = nullptr;
   w.register_calls = w.notifications_sent = w.wrong_thread_calls = 0;
 }
@@ -697,6 +699,11 @@ void inject_notification(const std::string& agent_prefix, const std::string& mes
 void rotate_keys(bool rotate) {
   const std::lock_guard lock(world().mutex);
   world().rotate = rotate;
+}
+
+void pad_keys(std::size_t bytes) {
+  const std::lock_guard lock(world().mutex);
+  world().key_padding = bytes;
 }
 
 void kill(const std::string& agent_prefix) {

@@ -48,6 +48,8 @@ void inject_notification(const std::string& agent_prefix, const std::string& mes
 
 /// Each registration gets a remote key of its own, as on RDMA; otherwise all keys are the same.
 void rotate_keys(bool rotate);
+/// Remote keys are so many bytes longer.
+void pad_keys(std::size_t bytes);
 
 /// The agent dies without a word: what is posted to it fails from now on.
 void kill(const std::string& agent_prefix);
