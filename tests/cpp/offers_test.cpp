@@ -82,6 +82,7 @@ TEST_F(OffersTest, ThatNoPeerWouldTakeAreRefused) {
     owner->registry.release(operation->flight.lease);
   }
   // One region has all of them.
+  fake_nixl::pad_keys(0);
   const auto held = owner->registry.acquire({FakeAgent::region_of(pool)});
   const auto operation = many_pieces(pool, kTooMany);
   EXPECT_FALSE(offers().open(operation).has_value());
