@@ -41,20 +41,18 @@ def memory_of_tensor(torch: Any, tensor: Any) -> Memory:
 
 
 def _check_is_dense(torch: Any, tensor: Any) -> None:
-    call = None
     if tensor.is_nested:
-        call = ".values(), or torch.nested.to_padded_tensor"
+        what, call = "nested", ".values(), or torch.nested.to_padded_tensor"
     elif tensor.layout is not torch.strided:
-        call = ".to_dense()"
+        what, call = tensor.layout, ".to_dense()"
     elif tensor.is_quantized:
-        call = ".int_repr() or .dequantize()"
-    if call is not None:
-        what = "nested" if tensor.is_nested else tensor.layout
-        what = "quantized" if tensor.is_quantized else what
-        raise TypeError(
-            f"data: expected a dense tensor, whose memory is its values, got a {what} one; send "
-            f"what {call} returns"
-        )
+        what, call = "quantized", ".int_repr() or .dequantize()"
+    else:
+        return
+    raise TypeError(
+        f"data: expected a dense tensor, whose memory is its values, got a {what} one; send what "
+        f"{call} returns"
+    )
 
 
 def _without_memory(tensor: Any) -> TypeError:

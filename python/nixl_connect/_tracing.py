@@ -11,7 +11,8 @@ import sys
 from typing import Any, Protocol
 
 from ._core import Connection as CoreConnection
-from .descriptor import Descriptor, DescriptorList
+from ._local import Local, count_of
+from .descriptor import Descriptor
 
 __all__ = ["OperationSpan", "begin_span", "tracer"]
 
@@ -20,7 +21,7 @@ class Traced(Protocol):
     """What a span says of an operation."""
 
     _core: CoreConnection
-    _local_desc_list: Descriptor | list[Descriptor] | DescriptorList
+    _local_desc_list: Local
 
 
 def tracer() -> Any:
@@ -50,14 +51,14 @@ def begin_span(tracer: Any, operation: Traced, began: int) -> OperationSpan | No
         {
             "nixl_connect.operation": operation._core.name,
             "nixl_connect.remote": operation._core.remote_name,
-            "nixl_connect.descriptors": 1 if isinstance(local, Descriptor) else len(local),
+            "nixl_connect.descriptors": count_of(local),
             "nixl_connect.bytes": total_bytes(local),
         }
     )
     return OperationSpan(span)
 
 
-def total_bytes(local: Descriptor | list[Descriptor] | DescriptorList) -> int:
+def total_bytes(local: Local) -> int:
     """Bytes of all of them, without an object for each."""
     if isinstance(local, Descriptor):
         return local.size

@@ -329,10 +329,14 @@ class Connector(Worker):
         made._span = begin_span(self._tracer, made, began)
         return made
 
-    async def _make_large(
-        self, operation: Callable[..., OperationT], *arguments: Any
+    async def _begin(
+        self, operation: Callable[..., OperationT], local: Local, *arguments: Any
     ) -> OperationT:
-        """As `_make`, without holding the event loop."""
+        """As `_make`, once there is an agent, and without holding the event loop for long."""
+        if not self._core.started:
+            await self._started()
+        if not is_large(local):
+            return self._make(operation, *arguments)
         make = partial(self._make, operation, *arguments)
         return await offload(make, lambda made: made.__exit__(None, None, None))
 
@@ -344,20 +348,13 @@ class Connector(Worker):
         after: _streams.Fences,
         places: SupportsIndex | None,
     ) -> PassiveT:
-        if not self._core.started:
-            await self._started()
-        large = is_large(local)
-        arguments = local, timeout, after, places
-        if large:
-            made = await self._make_large(operation, *arguments)
-        else:
-            made = self._make(operation, *arguments)
+        made = await self._begin(operation, local, local, timeout, after, places)
         core = made._core
         if not core.reached(_core.READY):
             await _asyncio.wait_for(partial(core.notify, _core.READY), core.forget)
         if core.failure is not None:
             made._raise_failure()
-        if large:
+        if is_large(local):
             await offload(made._draft)
         return made
 
@@ -374,12 +371,3 @@ class Connector(Worker):
         made._core.wait(_core.READY, None)
         made._raise_failure()
         return made
-
-    async def _begin(
-        self, operation: Callable[..., OperationT], local: Local, *arguments: Any
-    ) -> OperationT:
-        if not self._core.started:
-            await self._started()
-        if is_large(local):
-            return await self._make_large(operation, *arguments)
-        return self._make(operation, *arguments)

@@ -108,11 +108,6 @@ class Descriptor(_core.Descriptor):
 
     def __init__(self, data: Any) -> None:
         memory = memory_of(data)
-        if memory.address == 0 or memory.size <= 0:
-            raise ValueError(
-                "data: expected at least one byte at an address that is not null, got "
-                f"{memory.size} bytes at {memory.address:#x}"
-            )
         super().__init__(
             memory.address,
             memory.size,
@@ -237,9 +232,9 @@ def _numbers(values: Any, argument: str) -> Any:
         return values
     numbers = array("Q")
     for i, value in enumerate(values):
-        number = operator.index(value) if is_number(value) else None
-        if number is None:
+        if not is_number(value):
             raise TypeError(f"{argument}[{i}]: expected int, got {type(value).__name__}")
+        number = operator.index(value)
         if not 0 < number < 1 << 64:
             raise ValueError(f"{argument}[{i}]: expected a number above 0, got {number}")
         numbers.append(number)
