@@ -79,6 +79,7 @@ def threads_of(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[set[int]]
 
 
 def serialized_descriptors() -> int:
+    gc.collect()  # What other tests have left may go at any moment.
     return sum(type(each) is nc.SerializedDescriptor for each in gc.get_objects())
 
 
