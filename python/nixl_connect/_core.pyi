@@ -102,6 +102,9 @@ class RdmaMetadata:
     @property
     def nixl_metadata(self) -> str: ...
 
+    @nixl_metadata.setter
+    def nixl_metadata(self, arg: str, /) -> None: ...
+
     @property
     def operation_kind(self) -> int: ...
 
@@ -118,6 +121,9 @@ def encode_nixl_metadata(blob: bytes, hex: bool) -> str:
 
 def decode_nixl_metadata(text: str) -> bytes:
     """The NIXL blob in a text, bounded in size."""
+
+def join_nixl_metadata(connection: bytes, buffer: bytes) -> bytes:
+    """How to reach an agent, of one NIXL blob, with the regions in another."""
 
 def agent_name_of(blob: bytes) -> str:
     """The agent's name in a NIXL blob, which is checked from end to end."""
@@ -240,6 +246,8 @@ class Connector:
     def begin(self, kind: int, remote_metadata: object, local_descriptors: object | None, timeout: float | None, after: Sequence[Fence]) -> Connection: ...
 
     def decline(self, remote_metadata: object, reason: str, timeout: float | None) -> Connection: ...
+
+    def connect(self, remote_metadata: object, timeout: float | None) -> Connection: ...
 
     def register_memory(self, descriptor: Descriptor) -> Registration: ...
 

@@ -6,6 +6,7 @@ from types import TracebackType
 
 from . import _core
 from .connection import Connection, core_of
+from .metadata import NixlMetadata, decode, join
 
 __all__ = ["Remote"]
 
@@ -20,25 +21,49 @@ class Remote:
     nixl_metadata
         `RdmaMetadata.nixl_metadata`, or a NIXL blob itself as ``bytes``. Checked from the first
         byte to the last; NIXL is given it when an operation begins.
+    nixl_connection_metadata
+        How the agent is reached, in the same forms, when `nixl_metadata` has its regions only.
 
     Raises
     ------
     TypeError
         When an argument is of another type.
+    ValueError
+        When one is empty.
     RejectedMetadataError
         When the metadata is no such thing.
     """
 
-    def __init__(self, connection: Connection, nixl_metadata: bytes | str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        nixl_metadata: NixlMetadata,
+        *,
+        nixl_connection_metadata: NixlMetadata | None = None,
+    ) -> None:
         core_of(connection)
-        if not isinstance(nixl_metadata, (bytes, str)):
-            raise TypeError(
-                f"nixl_metadata: expected bytes or str, got {type(nixl_metadata).__name__}"
-            )
-        if isinstance(nixl_metadata, str):
-            nixl_metadata = _core.decode_nixl_metadata(nixl_metadata)
+        blob = self.decode_metadata(nixl_metadata)
+        if nixl_connection_metadata is not None:
+            blob = join(nixl_connection_metadata, blob)
         self._connection = connection
-        self._name = _core.agent_name_of(nixl_metadata)
+        self._name = _core.agent_name_of(blob)
+
+    @staticmethod
+    def decode_metadata(nixl_metadata: NixlMetadata) -> bytes:
+        """The NIXL blob in `RdmaMetadata.nixl_metadata`; bytes are one already.
+
+        What is in it is not looked at; to make a `Remote` of it is to check it.
+
+        Raises
+        ------
+        TypeError
+            When it is neither bytes nor str.
+        ValueError
+            When it is empty.
+        RejectedMetadataError
+            When it is no base64 or hexadecimal of a zlib stream.
+        """
+        return decode(nixl_metadata)
 
     @classmethod
     def _named(cls, connection: Connection, name: str) -> Remote:
@@ -66,7 +91,13 @@ class Remote:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Nothing to do: what was loaded for a peer serves its next operations."""
+        self._release()
+
+    def _release(self) -> None:
+        """Nothing to do: what was loaded for a peer serves its next operations.
+
+        Dynamo's callers up to 1.0.2 put a function of theirs here.
+        """
 
     def __repr__(self) -> str:
         return f"Remote(name={self._name!r}, connection={self._connection.name!r})"

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import hmac
 import json
-from typing import TypeAlias
 
 from . import _core
 from .errors import RejectedMetadataError
-from .metadata import RdmaMetadata, RemoteMetadata, as_bytes
+from .metadata import AnyMetadata, RdmaMetadata, RemoteMetadata, as_bytes
 
 __all__ = ["check_auth_key", "received", "sign", "signed_key", "verify"]
-
-Metadata: TypeAlias = RdmaMetadata | _core.RdmaMetadata
-"""The model, or the core's form."""
 
 _SHORTEST_KEY = 16
 _SEPARATOR = "."
@@ -33,7 +29,7 @@ def check_auth_key(auth_key: bytes | None) -> None:
         raise ValueError(f"auth_key: expected at least {_SHORTEST_KEY} bytes, got {len(auth_key)}")
 
 
-def _signature(auth_key: bytes, metadata: Metadata, notification_key: str) -> str:
+def _signature(auth_key: bytes, metadata: AnyMetadata, notification_key: str) -> str:
     head = [metadata.operation_kind, notification_key, metadata.nixl_metadata]
     if isinstance(metadata, RdmaMetadata):
         fields = [*head, [[d.device, d.ptr, d.size] for d in metadata.descriptors]]
@@ -45,7 +41,7 @@ def _signature(auth_key: bytes, metadata: Metadata, notification_key: str) -> st
     return signer.hexdigest()
 
 
-def signed_key(auth_key: bytes, metadata: Metadata) -> str:
+def signed_key(auth_key: bytes, metadata: AnyMetadata) -> str:
     """The metadata's notification key, with the signature of all of it."""
     key = metadata.notification_key
     return key + _SEPARATOR + _signature(auth_key, metadata, key)
@@ -56,7 +52,7 @@ def sign(auth_key: bytes, metadata: RdmaMetadata) -> RdmaMetadata:
     return metadata.model_copy(update={"notification_key": signed_key(auth_key, metadata)})
 
 
-def verify(auth_key: bytes, metadata: Metadata) -> None:
+def verify(auth_key: bytes, metadata: AnyMetadata) -> None:
     """Raises `RejectedMetadataError` unless the metadata is signed, and as it was signed."""
     key, _, signature = metadata.notification_key.rpartition(_SEPARATOR)
     expected = _signature(auth_key, metadata, key)
@@ -68,10 +64,10 @@ def verify(auth_key: bytes, metadata: Metadata) -> None:
 
 def received(
     auth_key: bytes | None, remote_metadata: RemoteMetadata, count: int | None = None
-) -> Metadata:
+) -> AnyMetadata:
     """What a peer sent, for the core. Refuses what is no metadata, and what is not signed with the
     key, if there is one. `count` is how many descriptors are wanted, if any."""
-    metadata: Metadata
+    metadata: AnyMetadata
     if isinstance(remote_metadata, RdmaMetadata):
         metadata = remote_metadata
         if auth_key is not None and len(metadata.descriptors) >= _core.MANY_DESCRIPTORS:

@@ -22,7 +22,7 @@ from ._offload import offload
 from ._signing import received
 from .connection import Connection
 from .errors import from_core
-from .metadata import RdmaMetadata, RemoteMetadata
+from .metadata import RdmaMetadata, RemoteMetadata, of_agent
 from .stats import ConnectorStats
 
 __all__ = ["Worker", "open_workers", "watch_workers"]
@@ -157,8 +157,79 @@ class Worker:
         text = reason.encode("utf-8", "replace").decode()
         return self._core.decline(remote, text, core_timeout(timeout))
 
+    async def connect(
+        self,
+        remote_metadata: RemoteMetadata | str,
+        *,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
+    ) -> None:
+        """Connect to a peer, so that the first transfer takes no longer than the next ones.
+
+        Makes this connector's agent and its endpoints to the peer. An offer that is given is not
+        used up. When this returns the peer has answered, if it runs this library and the offer is
+        open; else what can be done on this side is done.
+
+        Parameters
+        ----------
+        remote_metadata
+            What an operation of the peer gave, `PassiveOperation.metadata` or
+            `PassiveOperation.wire`; or its agent's metadata: `Connection.metadata`, or
+            `RdmaMetadata.nixl_metadata`. With an ``auth_key`` it must be signed, as only an
+            operation's is.
+        timeout
+            Seconds until this fails with `DeadlineExceededError`; as of `create_readable`.
+
+        Raises
+        ------
+        RejectedMetadataError
+            When the metadata is damaged, or not signed.
+        TransferError
+            When the peer could not be reached or does not answer, or NIXL is missing.
+        """
+        if not self._core.started:
+            await self._started()
+        core = self._connect(remote_metadata, timeout)
+        try:
+            await _asyncio.wait_for(partial(core.notify, _core.ENDED), core.forget)
+        except BaseException:
+            core.cancel()
+            raise
+        if core.failure is not None:
+            raise from_core(*core.failure)
+
+    def connect_blocking(
+        self,
+        remote_metadata: RemoteMetadata | str,
+        *,
+        timeout: SupportsFloat | Default | None = Default.TIMEOUT,
+    ) -> None:
+        """As `connect`, for threads without an event loop."""
+        self._wait_started()
+        core = self._connect(remote_metadata, timeout)
+        core.wait(_core.ENDED, None)
+        if core.failure is not None:
+            raise from_core(*core.failure)
+
+    def _connect(
+        self, remote_metadata: RemoteMetadata | str, timeout: SupportsFloat | Default | None
+    ) -> _core.Connection:
+        metadata = received(self._auth_key, of_agent(remote_metadata))
+        return self._core.connect(metadata, core_timeout(timeout))
+
+    async def warmup(self) -> None:
+        """Make the agent now, so that the first operation need not wait for it.
+
+        May be called again, also after it has failed. `connect` makes the endpoints to a peer too.
+
+        Raises
+        ------
+        TransferError
+            When NIXL is missing or refuses, or the connector is closed.
+        """
+        await self._started()
+
     async def initialize(self) -> None:
-        """Deprecated: does nothing. The agent is made when it is needed."""
+        """Deprecated: does nothing. `warmup` makes the agent before it is needed."""
 
     def close(self) -> None:
         """End every operation and give the agent back.

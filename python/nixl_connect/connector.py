@@ -27,7 +27,7 @@ from ._signing import check_auth_key
 from ._tracing import begin_span, tracer
 from ._worker import Worker
 from .connection import Connection
-from .metadata import RemoteMetadata
+from .metadata import NixlMetadata, RemoteMetadata
 from .operations import (
     PassiveOperation,
     ReadableOperation,
@@ -225,6 +225,7 @@ class Connector(Worker):
         *,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
+        nixl_connection_metadata: NixlMetadata | None = None,
     ) -> OperationCall[ReadOperation]:
         """Begin to read what a peer offers.
 
@@ -244,6 +245,9 @@ class Connector(Worker):
         stream
             As of `create_readable`: what still uses the memory is done before the data arrives.
             The transfer is in flight when the stream's work is done.
+        nixl_connection_metadata
+            How the peer's agent is reached, as NIXL's metadata, when `remote_metadata` has its
+            regions only: taken once, before any memory was registered.
 
         Raises
         ------
@@ -257,7 +261,7 @@ class Connector(Worker):
         """
         local = as_descriptors(local_descriptors)
         after = _streams.fences(stream, local)
-        arguments = remote_metadata, local, timeout, after
+        arguments = remote_metadata, local, timeout, after, nixl_connection_metadata
         return OperationCall(self._begin(ReadOperation, local, *arguments))
 
     @coroutine_function
@@ -268,11 +272,12 @@ class Connector(Worker):
         *,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
+        nixl_connection_metadata: NixlMetadata | None = None,
     ) -> OperationCall[WriteOperation]:
         """Begin to write to what a peer offers. As `begin_read`, the other way."""
         local = as_descriptors(local_descriptors)
         after = _streams.fences(stream, local)
-        arguments = local, remote_metadata, timeout, after
+        arguments = local, remote_metadata, timeout, after, nixl_connection_metadata
         return OperationCall(self._begin(WriteOperation, local, *arguments))
 
     def create_readable_blocking(
@@ -304,10 +309,12 @@ class Connector(Worker):
         *,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
+        nixl_connection_metadata: NixlMetadata | None = None,
     ) -> ReadOperation:
         """As `begin_read`, for threads without an event loop."""
         self._wait_started()
-        return self._make(ReadOperation, remote_metadata, local_descriptors, timeout, stream)
+        arguments = remote_metadata, local_descriptors, timeout, stream, nixl_connection_metadata
+        return self._make(ReadOperation, *arguments)
 
     def begin_write_blocking(
         self,
@@ -316,10 +323,12 @@ class Connector(Worker):
         *,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
+        nixl_connection_metadata: NixlMetadata | None = None,
     ) -> WriteOperation:
         """As `begin_write`, for threads without an event loop."""
         self._wait_started()
-        return self._make(WriteOperation, local_descriptors, remote_metadata, timeout, stream)
+        arguments = local_descriptors, remote_metadata, timeout, stream, nixl_connection_metadata
+        return self._make(WriteOperation, *arguments)
 
     def _make(self, operation: Callable[..., OperationT], *arguments: Any) -> OperationT:
         if self._tracer is None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from . import _core
 from ._inspect import as_device, is_number, memory_of
-from ._memory import hold
+from ._memory import Memory, hold
 from .device import Device, DeviceKind
 
 __all__ = ["Descriptor", "DescriptorList", "SerializedDescriptor"]
@@ -62,8 +62,14 @@ class SerializedDescriptor(BaseModel):
         return _wire_device(value)
 
     def to_descriptor(self) -> Descriptor:
-        """The region as a `Descriptor`; its address means nothing in this process."""
-        return Descriptor((self.ptr, self.size, self.device, None))
+        """The region as a `Descriptor`; its address means nothing in this process.
+
+        Raises
+        ------
+        ValueError
+            When it is empty.
+        """
+        return Descriptor._of_peer(self)
 
 
 class Descriptor(_core.Descriptor):
@@ -108,6 +114,20 @@ class Descriptor(_core.Descriptor):
 
     def __init__(self, data: Any) -> None:
         memory = memory_of(data)
+        self._init(data, memory)
+        if isinstance(data, tuple) or memory.device.kind is not DeviceKind.HOST:
+            _core.check_memory(self, "data")
+            self._source = memory.source
+
+    @classmethod
+    def _of_peer(cls, serialized: SerializedDescriptor) -> Descriptor:
+        """What is at the address here, the driver is not asked: the memory is the peer's."""
+        data = serialized.ptr, serialized.size, serialized.device, None
+        made = cls.__new__(cls)
+        made._init(data, memory_of(data))
+        return made
+
+    def _init(self, data: Any, memory: Memory) -> None:
         super().__init__(
             memory.address,
             memory.size,
@@ -123,9 +143,6 @@ class Descriptor(_core.Descriptor):
         if by_hand and self._data_ref is not memory.source:
             self._data_ref = data[3] if len(data) == 4 else None
         self._device = memory.device
-        if by_hand or memory.device.kind is not DeviceKind.HOST:
-            _core.check_memory(self, "data")
-            self._source = memory.source
         self._registrations: WeakKeyDictionary[_core.Connector, _core.Registration] = (
             WeakKeyDictionary()
         )

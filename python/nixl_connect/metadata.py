@@ -14,7 +14,18 @@ from . import _core
 from .descriptor import Descriptor, SerializedDescriptor
 from .errors import RejectedMetadataError
 
-__all__ = ["RdmaMetadata", "RemoteMetadata", "SerializedDescriptor", "as_bytes"]
+__all__ = [
+    "AnyMetadata",
+    "NixlMetadata",
+    "RdmaMetadata",
+    "RemoteMetadata",
+    "SerializedDescriptor",
+    "as_bytes",
+    "decode",
+    "join",
+    "of_agent",
+    "with_connection",
+]
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True)
 
@@ -114,6 +125,8 @@ class RdmaMetadata(BaseModel):
     def to_descriptors(self) -> Descriptor | list[Descriptor]:
         """The offered regions: a single descriptor, or a list when there are several.
 
+        Their addresses mean nothing in this process, and are not looked at.
+
         Raises
         ------
         ValueError
@@ -135,3 +148,56 @@ def as_bytes(data: bytes | bytearray | memoryview, argument: str) -> bytes:
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"{argument}: expected bytes, got {type(data).__name__}")
     return bytes(data)
+
+
+NixlMetadata: TypeAlias = bytes | str
+"""A NIXL blob, or its text as `RdmaMetadata.nixl_metadata` has it."""
+_NIXL_BLOB = b"nixlSerDes|"
+
+
+def decode(nixl_metadata: NixlMetadata, argument: str = "nixl_metadata") -> bytes:
+    """The NIXL blob, which is not looked into."""
+    if not isinstance(nixl_metadata, (bytes, str)):
+        raise TypeError(f"{argument}: expected bytes or str, got {type(nixl_metadata).__name__}")
+    if not nixl_metadata:
+        raise ValueError(f"{argument}: cannot be empty")
+    if isinstance(nixl_metadata, str):
+        return _core.decode_nixl_metadata(nixl_metadata)
+    return nixl_metadata
+
+
+def of_agent(remote_metadata: RemoteMetadata | str) -> RemoteMetadata:
+    """What stands for a peer, an agent's metadata or an operation's, in the form of the latter."""
+    if isinstance(remote_metadata, RdmaMetadata):
+        return remote_metadata
+    if isinstance(remote_metadata, str):
+        return RdmaMetadata._of([], remote_metadata, "", 0)
+    if not isinstance(remote_metadata, (bytes, bytearray, memoryview)):
+        raise TypeError(
+            "remote_metadata: expected RdmaMetadata, bytes or str, got "
+            + type(remote_metadata).__name__
+        )
+    data = as_bytes(remote_metadata, "remote_metadata")
+    if not data.startswith(_NIXL_BLOB):
+        return data
+    return RdmaMetadata._of([], _core.encode_nixl_metadata(data, False), "", 0)
+
+
+def join(connection: NixlMetadata, buffer: NixlMetadata) -> bytes:
+    """One NIXL blob: how to reach an agent, from one, and its regions, from another."""
+    argument = "nixl_connection_metadata"
+    return _core.join_nixl_metadata(decode(connection, argument), decode(buffer))
+
+
+AnyMetadata: TypeAlias = RdmaMetadata | _core.RdmaMetadata
+"""An operation's metadata: the model, or the core's form."""
+
+
+def with_connection(metadata: AnyMetadata, connection: NixlMetadata) -> AnyMetadata:
+    """An operation's metadata, with how to reach its agent from elsewhere."""
+    blob = join(connection, metadata.nixl_metadata)
+    text = _core.encode_nixl_metadata(blob, False)
+    if isinstance(metadata, RdmaMetadata):
+        return metadata.model_copy(update={"nixl_metadata": text})
+    metadata.nixl_metadata = text
+    return metadata

@@ -15,7 +15,7 @@ from ._remote import Remote
 from .connection import Connection, core_of
 from .descriptor import DescriptorList, SerializedDescriptor
 from .errors import WaitTimeoutError
-from .metadata import RdmaMetadata, RemoteMetadata
+from .metadata import NixlMetadata, RdmaMetadata, RemoteMetadata, with_connection
 
 __all__ = [
     "AbstractOperation",
@@ -205,11 +205,14 @@ class ActiveOperation(AbstractOperation):
         remote_metadata: RemoteMetadata,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
+        nixl_connection_metadata: NixlMetadata | None = None,
     ) -> None:
         begin = core_of(connection).begin
         local = as_descriptors(local_descriptors)
         auth_key = connection._connector._auth_key
         remote = _signing.received(auth_key, remote_metadata, count_of(local))
+        if nixl_connection_metadata is not None:
+            remote = with_connection(remote, nixl_connection_metadata)
         after = _streams.fences(stream, local)
         core = begin(operation_kind, remote, local, core_timeout(timeout), after)
         super().__init__(connection, core, operation_kind, local)
@@ -297,6 +300,8 @@ class ReadOperation(ActiveOperation):
         Seconds until the operation fails with `DeadlineExceededError`; None for no deadline.
     stream
         The CUDA stream whose work so far must be done first, as of `Connector.create_readable`.
+    nixl_connection_metadata
+        As of `Connector.begin_read`.
     """
 
     def __init__(
@@ -306,9 +311,16 @@ class ReadOperation(ActiveOperation):
         local_descriptors: LocalDescriptors,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
+        nixl_connection_metadata: NixlMetadata | None = None,
     ) -> None:
         super().__init__(
-            connection, OperationKind.READ, local_descriptors, remote_metadata, timeout, stream
+            connection,
+            OperationKind.READ,
+            local_descriptors,
+            remote_metadata,
+            timeout,
+            stream,
+            nixl_connection_metadata,
         )
 
 
@@ -327,6 +339,8 @@ class WriteOperation(ActiveOperation):
         Seconds until the operation fails with `DeadlineExceededError`; None for no deadline.
     stream
         The CUDA stream whose work so far must be done first, as of `Connector.create_readable`.
+    nixl_connection_metadata
+        As of `Connector.begin_read`.
     """
 
     def __init__(
@@ -336,7 +350,14 @@ class WriteOperation(ActiveOperation):
         remote_metadata: RemoteMetadata,
         timeout: SupportsFloat | Default | None = Default.TIMEOUT,
         stream: object = Default.STREAM,
+        nixl_connection_metadata: NixlMetadata | None = None,
     ) -> None:
         super().__init__(
-            connection, OperationKind.WRITE, local_descriptors, remote_metadata, timeout, stream
+            connection,
+            OperationKind.WRITE,
+            local_descriptors,
+            remote_metadata,
+            timeout,
+            stream,
+            nixl_connection_metadata,
         )

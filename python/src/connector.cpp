@@ -172,6 +172,12 @@ void init_connector(nb::module_& m) {
           },
           nb::arg("remote_metadata"), nb::arg("reason"), nb::arg("timeout").none())
       .def(
+          "connect",
+          [](PythonConnector& connector, nb::handle remote, std::optional<double> timeout) {
+            return connector.connect(*RemoteMetadata(remote), optional_seconds(timeout));
+          },
+          nb::arg("remote_metadata"), nb::arg("timeout").none())
+      .def(
           "register_memory",
           [](PythonConnector& connector, const LocalDescriptor& descriptor) {
             const Descriptor memory = descriptor.memory;

@@ -107,7 +107,7 @@ void init_metadata(nb::module_& m) {
       .def_static("from_model", &metadata_of, nb::arg("model"), "Of nixl_connect.RdmaMetadata.")
       .def("__len__", [](const RdmaMetadata& metadata) { return metadata.descriptors.size(); })
       .def_rw("notification_key", &RdmaMetadata::notification_key)
-      .def_ro("nixl_metadata", &RdmaMetadata::nixl_metadata)
+      .def_rw("nixl_metadata", &RdmaMetadata::nixl_metadata)
       .def_prop_ro(
           "operation_kind",
           [](const RdmaMetadata& metadata) { return static_cast<int>(metadata.operation_kind); })
@@ -150,6 +150,14 @@ void init_metadata(nb::module_& m) {
         return nb::bytes(blob.data(), blob.size());
       },
       nb::arg("text"), "The NIXL blob in a text, bounded in size.");
+  m.def(
+      "join_nixl_metadata",
+      [](nb::bytes connection, nb::bytes buffer) {
+        return to_python(join_nixl_metadata({connection.c_str(), connection.size()},
+                                            {buffer.c_str(), buffer.size()}));
+      },
+      nb::arg("connection"), nb::arg("buffer"),
+      "How to reach an agent, of one NIXL blob, with the regions in another.");
   m.def(
       "agent_name_of", [](nb::bytes blob) { return agent_name_of({blob.c_str(), blob.size()}); },
       nb::arg("blob"), "The agent's name in a NIXL blob, which is checked from end to end.");

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "nixl_connect/error.h"
+#include "nixl_connect/metadata.h"
 
 namespace nixl_connect {
 namespace {
@@ -114,6 +115,7 @@ TEST(Blob, JoinsConnectionsAndRegions) {
                             field("c", "address") + field("", "MemSection") +
                             field("nixlSecElms", raw(std::uint64_t{0}));
   EXPECT_EQ(Blob::join(*Blob::parse(connections), {with_regions.bytes()}), Parts{}.bytes());
+  EXPECT_EQ(join_nixl_metadata(connections, with_regions.bytes()), Parts{}.bytes());
   with_regions.agent = "another";
   EXPECT_THROW(Blob::join(*Blob::parse(connections), {with_regions.bytes()}), Error);
   EXPECT_THROW(Blob::join(*Blob::parse(connections), {""}), Error);

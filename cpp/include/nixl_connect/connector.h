@@ -246,6 +246,15 @@ class NIXL_CONNECT_API Connector {
   Connection decline(const RdmaMetadata& remote, std::string reason,
                      std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
 
+  /// Connects to a peer before anything is moved, so that the first transfer takes no longer than
+  /// the next: makes the endpoints to it, from each engine. `remote` is what an offer of the peer
+  /// gave, which is not used up; or only the `nixl_metadata` of one, or of `agent_metadata`. What
+  /// is returned is complete when the peer has answered, if the offer is of this library and open;
+  /// else when all is done that can be done here. Throws `Error(rejected_metadata)`; ends with
+  /// `peer_unreachable`, and `timed_out` when nobody answers.
+  Connection connect(const RdmaMetadata& remote,
+                     std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+
   /// Does the engine's work on the calling thread, and returns whether there was any. For runtimes
   /// that poll anyway: while this is called every 20 ms or more often, the connector's own thread
   /// stays out of the way, and an operation costs hardly more than the bare NIXL calls. What is

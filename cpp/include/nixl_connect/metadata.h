@@ -77,6 +77,12 @@ NIXL_CONNECT_API std::string to_bytes(const RdmaMetadata& metadata);
 /// Thread safe.
 NIXL_CONNECT_API RdmaMetadata metadata_from_bytes(std::string_view bytes);
 
+/// A NIXL blob of how to reach an agent, which `connection` says, and of its regions in `buffer`:
+/// for owners that send the two apart. Throws `Error(rejected_metadata)` when one of them has not
+/// NIXL's form, or they are of two agents. Thread safe.
+NIXL_CONNECT_API std::string join_nixl_metadata(std::string_view connection,
+                                                std::string_view buffer);
+
 /// The agent's name inside a NIXL blob. Throws `Error(rejected_metadata)` unless the whole
 /// blob has NIXL's form. Thread safe.
 NIXL_CONNECT_API std::string agent_name_of(std::string_view blob);

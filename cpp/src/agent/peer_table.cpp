@@ -167,6 +167,15 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   }
 }
 
+std::shared_ptr<Peer> PeerTable::connect(const RemoteOffer& offer) {
+  auto peer = admit(offer);
+  const bool is_notice_endpoint = peer->reached && !peer->proven;
+  if (!peer->is_self && !is_notice_endpoint && !peer->keys_differ && !peer->notice_endpoint) {
+    peer->notice_endpoint = load_new(offer, false);
+  }
+  return peer;
+}
+
 std::shared_ptr<Peer> PeerTable::admit_alone(const RemoteOffer& offer,
                                              const std::shared_ptr<Peer>& endpoint) {
   const bool keys_differ = !has_one_key_at_each_place(offer);

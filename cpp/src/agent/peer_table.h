@@ -123,6 +123,9 @@ class PeerTable {
   /// moment ago.
   std::shared_ptr<Peer> admit(const RemoteOffer& offer);
 
+  /// The same, with both endpoints, that of the transfers and that of the notices.
+  std::shared_ptr<Peer> connect(const RemoteOffer& offer);
+
   /// The same by an endpoint that nobody else uses: this one, if it fits, or a new one.
   std::shared_ptr<Peer> admit_alone(const RemoteOffer& offer,
                                     const std::shared_ptr<Peer>& endpoint);

@@ -4,14 +4,13 @@
 #include <future>
 #include <utility>
 
+#include "api/checks.h"
 #include "api/registration_impl.h"
 #include "claims/own_offers.h"
-#include "cuda/cuda_memory.h"
 #include "engine/engine_loop.h"
 #include "engine/interrupt.h"
 #include "engine/parts.h"
 #include "wire/blob.h"
-#include "wire/coverage.h"
 #include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -23,78 +22,6 @@ constexpr std::size_t kFewRegions = 16;
 constexpr std::size_t kMostEngines = 64;
 /// An agent's name has a part of its own, a hyphen and 16 digits, behind the worker's.
 constexpr std::size_t kMaxWorkerNameSize = kMaxNameSize - 17;
-
-std::string at(const char* argument, std::size_t index) {
-  return std::string(argument) + "[" + std::to_string(index) + "]";
-}
-
-void check_local(const std::vector<Descriptor>& local) {
-  if (local.empty()) {
-    throw Error(ErrorCode::invalid_argument,
-                "local_descriptors: expected at least one descriptor, got none");
-  }
-  if (local.size() > kMaxDescriptors) {
-    throw Error(ErrorCode::invalid_argument,
-                "local_descriptors: expected at most " + std::to_string(kMaxDescriptors) +
-                    " descriptors in one operation, got " + std::to_string(local.size()));
-  }
-  for (std::size_t i = 0; i < local.size(); ++i) {
-    const Descriptor& d = local[i];
-    const auto where = [&] { return at("local_descriptors", i); };
-    if (d.address == 0) {
-      throw Error(ErrorCode::invalid_argument, where() + ": expected an address, got null");
-    }
-    if (d.size == 0 || d.address + d.size < d.address) {
-      throw Error(ErrorCode::invalid_argument, where() +
-                                                   ": expected a size of at least one byte, "
-                                                   "within memory, got " +
-                                                   std::to_string(d.size));
-    }
-    if (d.device.kind == DeviceKind::unspecified) {
-      throw Error(ErrorCode::invalid_argument, where() + ": expected a device, got none");
-    }
-  }
-  check_named_cuda_memory(local, "local_descriptors");
-}
-
-/// What arrives twice at one place arrives in no order.
-void check_apart(const std::vector<Region>& written) {
-  const auto both = find_overlap(written);
-  if (!both) return;
-  throw Error(ErrorCode::invalid_argument,
-              at("local_descriptors", both->second) + ": expected memory of its own to write to, " +
-                  "got bytes that " + at("local_descriptors", both->first) + " has too");
-}
-
-const char* kind_name(OperationKind kind) {
-  return kind == OperationKind::read ? "READ" : kind == OperationKind::write ? "WRITE" : "none";
-}
-
-/// The remote's regions, as far as they can be checked by themselves.
-std::vector<Region> remote_regions(const RdmaMetadata& remote) {
-  std::vector<Region> regions;
-  regions.reserve(remote.descriptors.size());
-  for (std::size_t i = 0; i < remote.descriptors.size(); ++i) {
-    const RemoteDescriptor& d = remote.descriptors[i];
-    const auto where = [&] { return at("remote_metadata.descriptors", i); };
-    if (d.address == 0 || d.size == 0 || d.address + d.size < d.address) {
-      throw Error(ErrorCode::rejected_metadata, where() + ": impossible region");
-    }
-    regions.push_back(Region::of(d.device, d.address, d.size));
-  }
-  return regions;
-}
-
-void check_sizes(const std::vector<Region>& remote, const std::vector<Descriptor>& local) {
-  for (std::size_t i = 0; i < remote.size(); ++i) {
-    if (remote[i].size != local[i].size) {
-      throw Error(ErrorCode::invalid_argument, at("local_descriptors", i) +
-                                                   ": expected the remote's size of " +
-                                                   std::to_string(remote[i].size) + " bytes, got " +
-                                                   std::to_string(local[i].size));
-    }
-  }
-}
 
 std::optional<std::chrono::nanoseconds> effective_timeout(
     const ConnectorOptions& options, std::optional<std::chrono::nanoseconds> timeout) {
@@ -193,19 +120,7 @@ struct Connector::Impl {
 
   Connection begin(OperationKind kind, const RdmaMetadata& remote, std::vector<Descriptor> local,
                    std::optional<std::chrono::nanoseconds> timeout, std::vector<Fence> after) {
-    if (remote.operation_kind != kind) {
-      throw Error(ErrorCode::rejected_metadata,
-                  std::string("remote_metadata.operation_kind: expected ") + kind_name(kind) +
-                      ", got " + kind_name(remote.operation_kind));
-    }
-    if (remote.notification_key.empty()) {
-      throw Error(ErrorCode::rejected_metadata, "remote_metadata.notification_key: empty");
-    }
-    if (remote.descriptors.size() != local.size()) {
-      throw Error(ErrorCode::invalid_argument,
-                  "local_descriptors: expected " + std::to_string(remote.descriptors.size()) +
-                      " descriptors, as many as the remote's, got " + std::to_string(local.size()));
-    }
+    check_for(kind, remote, local.size());
     auto its_engine = engine;
     Request request = make_request(kind, local, timeout);
     auto offer = RemoteOffer::resolve(Blob::parse(decode_nixl_metadata(remote.nixl_metadata)),
@@ -228,28 +143,47 @@ struct Connector::Impl {
 
   Connection decline(const RdmaMetadata& remote, std::string reason,
                      std::optional<std::chrono::nanoseconds> timeout) {
-    if (remote.notification_key.empty()) {
-      throw Error(ErrorCode::rejected_metadata, "remote_metadata.notification_key: empty");
-    }
+    check_key(remote);
     // A notice ends its reason with a slash.
     for (char& c : reason) {
       if (c == '/' || c < ' ' || c > '~') c = '_';
     }
+    auto operation = make_message(remote, {}, timeout, [&](Request& request) {
+      request.declined = reason.empty() ? "declined" : std::move(reason);
+    });
+    engine->submit(operation);
+    return {std::move(operation), engine};
+  }
+
+  Connection connect(const RdmaMetadata& remote, std::optional<std::chrono::nanoseconds> timeout) {
+    const auto connects = [](Request& request) { request.connects = true; };
+    const auto regions = remote_regions(remote);
+    auto operation = make_message(remote, regions, timeout, connects);
+    for (const auto& port : ports) {
+      operation->flight.parts.push_back({make_message(remote, regions, timeout, connects), port});
+    }
+    engine->submit(operation);
+    return {std::move(operation), engine};
+  }
+
+  /// An operation that moves nothing.
+  template <typename Fill>
+  OperationPtr make_message(const RdmaMetadata& remote, std::vector<Region> regions,
+                            std::optional<std::chrono::nanoseconds> timeout, Fill fill) {
     Request request;
     request.connector = name;
     request.number = ++connections;
     request.kind = remote.operation_kind;
     request.time_limit = effective_timeout(engine->options(), timeout);
     request.began = Clock::now();
-    request.declined = reason.empty() ? "declined" : std::move(reason);
     auto offer = RemoteOffer::resolve(Blob::parse(decode_nixl_metadata(remote.nixl_metadata)),
-                                      engine->options().backend, {});
+                                      engine->options().backend, std::move(regions));
     request.remote_name = offer.blob->agent();
     request.key = remote.notification_key;
+    fill(request);
     auto operation = std::make_shared<Operation>(std::move(request));
     operation->flight.remote = std::move(offer);
-    engine->submit(operation);
-    return {std::move(operation), engine};
+    return operation;
   }
 
   /// Has an engine's thread do something, and waits for its result.
@@ -351,6 +285,11 @@ Connection Connector::begin_write(std::vector<Descriptor> local, const RdmaMetad
 Connection Connector::decline(const RdmaMetadata& remote, std::string reason,
                               std::optional<std::chrono::nanoseconds> timeout) {
   return impl_->decline(remote, std::move(reason), timeout);
+}
+
+Connection Connector::connect(const RdmaMetadata& remote,
+                              std::optional<std::chrono::nanoseconds> timeout) {
+  return impl_->connect(remote, timeout);
 }
 
 bool Connector::progress() {

@@ -59,6 +59,12 @@ Claims::Answer Claims::claim(const OfferLocation& location, std::unique_ptr<Clai
   return Answer::granted;
 }
 
+bool Claims::is_gone(const OfferLocation& location) {
+  Answer answer = Answer::elsewhere;
+  find(location, answer);
+  return answer == Answer::gone;
+}
+
 std::shared_ptr<MappedTable> Claims::find(const OfferLocation& location, Answer& answer) {
   if (only_messages_ || location.space == 0 || location.space != process_space()) return nullptr;
   const Key key{location.process, location.file, location.table};

@@ -73,6 +73,8 @@ class Claims {
   };
   Claims();
   Answer claim(const OfferLocation& location, std::unique_ptr<Claim>& claim);
+  /// Whether the owner's process was of this machine, and has ended. Nothing is claimed.
+  bool is_gone(const OfferLocation& location);
 
  private:
   using Key = std::tuple<std::int32_t, std::int32_t, std::uint64_t>;

@@ -38,7 +38,7 @@ std::optional<Failure> Admission::ask(const OperationPtr& operation) {
   if (!location) return std::nullopt;
   switch (claims_.claim(*location, flight.claim)) {
     case Claims::Answer::granted:
-      if (checks_addresses_ && operation->request.declined.empty() &&
+      if (checks_addresses_ && operation->request.moves_data() &&
           !all_mapped_in(location->process, flight.remote.regions)) {
         return unmapped_address(*operation);
       }
@@ -55,6 +55,13 @@ std::optional<Failure> Admission::ask(const OperationPtr& operation) {
   // What has ended, or declines, has nothing to claim: the owner is told.
   if (operation->progress.ended() || !operation->request.declined.empty()) return std::nullopt;
   return ask_by_message(operation, location->places == 1 || location->places == kUnlimited);
+}
+
+Failure answered_by_another(const Operation& operation, std::string_view sender,
+                            const std::string& expected) {
+  return {ErrorCode::peer_unreachable, operation.request.describe() + ": another agent, '" +
+                                           std::string(sender) + "', answers at the address of '" +
+                                           expected + "'"};
 }
 
 Failure Admission::gone(const Operation& operation) const {
@@ -79,6 +86,29 @@ std::optional<Failure> Admission::ask_by_message(const OperationPtr& operation, 
   asked_.emplace(flight.claim_number, operation);
   unsent_.push_back(operation);
   return std::nullopt;
+}
+
+std::optional<Failure> Admission::look_for_owner(const Operation& operation) {
+  const auto location = OfferLocation::of_key(operation.request.key);
+  if (!location || !claims_.is_gone(*location)) return std::nullopt;
+  return gone(operation);
+}
+
+std::optional<Outcome> Admission::decline(Operation& operation, Clock::time_point now) {
+  Flight& flight = operation.flight;
+  const std::string& reason = operation.request.declined;
+  if (flight.claim != nullptr) {
+    flight.claim->failed(ClaimEnd::unused, reason);
+    return Outcome::complete();
+  }
+  try {
+    flight.peer = peers_.admit(flight.remote);
+  } catch (const AgentError& error) {
+    return Outcome::failed(
+        {ErrorCode::peer_unreachable, operation.request.describe() + ": " + error.what()});
+  }
+  outbox_.add_failure(flight.peer, operation.request.key, reason, now);
+  return Outcome::complete();
 }
 
 void Admission::send(std::string_view connection_information, Clock::time_point now) {
@@ -106,9 +136,7 @@ void Admission::take(std::string_view sender, const Notice& notice) {
     asked_.erase(it);
     const std::string& expected = operation->flight.peer->name;
     if (sender != expected) {
-      operation->fail({ErrorCode::peer_unreachable,
-                       operation->request.describe() + ": another agent, '" + std::string(sender) +
-                           "', answers at the address of '" + expected + "'"});
+      operation->fail(answered_by_another(*operation, sender, expected));
     } else if (answer == ClaimAnswer::closed) {
       operation->fail(closed_offer(*operation));
     } else if (answer == ClaimAnswer::unmapped) {

@@ -13,9 +13,14 @@
 #include "claims/claim.h"
 #include "engine/operation.h"
 #include "engine/outbox.h"
+#include "engine/outcome.h"
 #include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// An answer has come from somebody else than who was asked.
+Failure answered_by_another(const Operation& operation, std::string_view sender,
+                            const std::string& expected);
 
 /// Claims a place of the peer's offer for each active operation, before it may begin: in the
 /// owner's table, where that can be reached; by messages elsewhere. Owners that know nothing of
@@ -30,6 +35,10 @@ class Admission {
   /// Returns why the operation may not begin. It may when it is `admitted` now; else its phase is
   /// `claiming`, and `poll` gives it back.
   std::optional<Failure> ask(const OperationPtr& operation);
+  /// Why the operation cannot be, if its owner's process is seen to have ended.
+  std::optional<Failure> look_for_owner(const Operation& operation);
+  /// Tells the owner that its offer is not wanted; returns how that went.
+  std::optional<Outcome> decline(Operation& operation, Clock::time_point now);
   /// Appends the operations that wait no more: those that are admitted, and those that have ended.
   void poll(Clock::time_point now, std::vector<OperationPtr>& passed);
   /// The owner's answers.

@@ -19,6 +19,7 @@ EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<E
       outbox_(agent_, peers_, state.counters),
       offers_(agent_, registry_, state.options.foreign_peers, state.options.max_linger_bytes),
       admission_(peers_, outbox_),
+      handshakes_(peers_, outbox_, admission_),
       transfers_(agent_, registry_, peers_, offers_),
       retries_(peers_, registry_),
       pacer_(state.options.spin, state.options.max_pause, Clock::now()),
@@ -152,7 +153,8 @@ void EngineLoop::advance(const OperationPtr& operation) {
 }
 
 void EngineLoop::begin(const OperationPtr& operation) {
-  if (!operation->request.passive && !operation->flight.admitted) {
+  const Request& request = operation->request;
+  if (!request.passive && !request.connects && !operation->flight.admitted) {
     if (auto failure = admission_.ask(operation)) {
       operation->flight.parts.clear();
       settle(operation, Outcome::failed(std::move(*failure)));
@@ -166,38 +168,29 @@ void EngineLoop::begin(const OperationPtr& operation) {
       return;
     }
     // The other engines are closed already.
-    operation->fail(operation->request.closed_failure());
+    operation->fail(request.closed_failure());
     operation->flight.parts.clear();
   }
-  const bool on_device = operation->request.on_device;
+  const bool on_device = request.on_device;
   const CudaContext context(
       on_device ? state_.agent_lock.context_to_enter(operation->flight.local_regions) : nullptr);
-  if (!operation->request.declined.empty() && !operation->progress.ended()) {
-    decline(operation);
-  } else if (!operation->request.passive) {
-    if (auto outcome = transfers_.begin(operation)) settle(operation, std::move(*outcome));
-  } else if (operation->progress.ended()) {
+  if (operation->progress.ended() && (request.passive || request.connects)) {
     settle(operation);
-  } else {
+  } else if (!request.moves_data() && !operation->progress.ended()) {
+    send_message(operation);
+  } else if (request.passive) {
     offer(operation);
+  } else if (auto outcome = transfers_.begin(operation)) {
+    settle(operation, std::move(*outcome));
   }
 }
 
-void EngineLoop::decline(const OperationPtr& operation) {
-  Flight& flight = operation->flight;
-  const std::string& reason = operation->request.declined;
-  try {
-    if (flight.claim != nullptr) {
-      flight.claim->failed(ClaimEnd::unused, reason);
-    } else {
-      flight.peer = peers_.admit(flight.remote);
-      outbox_.add_failure(flight.peer, operation->request.key, reason, Clock::now());
-    }
-    settle(operation, Outcome::complete());
-  } catch (const AgentError& error) {
-    settle(operation, Outcome::failed({ErrorCode::peer_unreachable,
-                                       operation->request.describe() + ": " + error.what()}));
-  }
+void EngineLoop::send_message(const OperationPtr& operation) {
+  const auto now = Clock::now();
+  auto outcome = operation->request.connects
+                     ? handshakes_.begin(operation, offers_.connection_information(), now)
+                     : admission_.decline(*operation, now);
+  if (outcome) settle(operation, std::move(*outcome));
 }
 
 void EngineLoop::offer(const OperationPtr& operation) {
@@ -260,6 +253,8 @@ bool EngineLoop::poll_claims(Clock::time_point now) {
   admission_.send(offers_.connection_information(), now);
   admission_.poll(now, work_.operations);
   retries_.poll(work_.operations);
+  handshakes_.poll(offers_.connection_information(), now, work_.events);
+  settle_events();
   for (const OperationPtr& operation : work_.operations) advance(operation);
   const bool worked = !work_.operations.empty();
   work_.operations.clear();
@@ -289,6 +284,8 @@ void EngineLoop::take_notice(std::string_view sender, std::string_view message,
   const Notice notice = Notice::read(message);
   if (notice.kind == Notice::Kind::answer) {
     admission_.take(sender, notice);
+    handshakes_.take(sender, notice, work_.events);
+    settle_events();
   } else if (notice.kind == Notice::Kind::claim) {
     work_.answers.clear();
     offers_.answer(sender, notice, now, work_.answers);
@@ -336,6 +333,7 @@ bool EngineLoop::expire_deadlines() {
     const std::string advice =
         flight.phase == Phase::in_flight ? cuda_memory_advice(flight.local_regions) : "";
     const char* was = flight.phase == Phase::fenced     ? "the work that it waits for is not done"
+                      : operation->request.connects     ? "the peer has not answered"
                       : flight.phase == Phase::claiming ? "the peer has not let it begin"
                       : operation->request.passive      ? "no peer has completed it"
                                                         : "the transfer has not ended";
@@ -357,8 +355,8 @@ MemoryRegistry::Lease EngineLoop::acquire(const std::vector<Region>& regions) {
 }
 
 Load EngineLoop::load(Clock::time_point now) const noexcept {
-  return {offers_.size() + transfers_.in_flight().size() + admission_.size(), large(), pending(now),
-          state_.polling_waiters.load(std::memory_order_relaxed) > 0,
+  return {offers_.size() + transfers_.in_flight().size() + admission_.size() + handshakes_.size(),
+          large(), pending(now), state_.polling_waiters.load(std::memory_order_relaxed) > 0,
           std::min(deadlines_.next(), outbox_.due())};
 }
 
@@ -370,7 +368,7 @@ Load EngineLoop::publish_load(Clock::time_point now) noexcept {
 
 bool EngineLoop::pending(Clock::time_point now) const noexcept {
   return !offers_.empty() || !transfers_.in_flight().empty() || !fences_.empty() ||
-         !outbox_.empty() || !admission_.empty() || !retries_.empty() ||
+         !outbox_.empty() || !admission_.empty() || !handshakes_.empty() || !retries_.empty() ||
          now < outbox_.flush_until();
 }
 

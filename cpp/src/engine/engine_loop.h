@@ -12,6 +12,7 @@
 #include "engine/deadlines.h"
 #include "engine/engine_state.h"
 #include "engine/fences.h"
+#include "engine/handshakes.h"
 #include "engine/offers.h"
 #include "engine/outbox.h"
 #include "engine/pacer.h"
@@ -71,7 +72,8 @@ class EngineLoop {
   void advance(const OperationPtr& operation);
   void begin(const OperationPtr& operation);
   void offer(const OperationPtr& operation);
-  void decline(const OperationPtr& operation);
+  /// What moves no data.
+  void send_message(const OperationPtr& operation);
   void send_parts(const OperationPtr& operation);
   void part_ended(const OperationPtr& whole, std::optional<Failure> failure);
   /// A passive operation has ended on this side.
@@ -110,6 +112,7 @@ class EngineLoop {
   Outbox outbox_;
   Offers offers_;
   Admission admission_;
+  Handshakes handshakes_;
   Transfers transfers_;
   Retries retries_;
   Fences fences_;

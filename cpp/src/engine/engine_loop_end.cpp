@@ -11,6 +11,7 @@ std::vector<OperationPtr> EngineLoop::open_operations() const {
   offers_.for_each(add);
   fences_.for_each(add);
   admission_.for_each(add);
+  handshakes_.for_each(add);
   retries_.for_each(add);
   parts_.for_each(add);
   transfers_.for_each(add);

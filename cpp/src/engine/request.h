@@ -26,6 +26,8 @@ struct Request {
   std::string remote_name;
   /// Why an active operation declines the offer, and moves nothing.
   std::string declined;
+  /// Whether an active operation only connects to the peer.
+  bool connects = false;
   /// What a passive operation's metadata names.
   std::vector<RemoteDescriptor> offered;
   /// For how many readers or writers a passive operation is; `kUnlimited` for any number.
@@ -38,6 +40,8 @@ struct Request {
   /// Whether it is registered and begun within microseconds, and no time is spent on moving it.
   bool small = false;
 
+  /// Whether it is for bytes, and not only a message.
+  bool moves_data() const noexcept { return declined.empty() && !connects; }
   /// Why it ends when its connector does.
   Failure closed_failure() const {
     return {ErrorCode::closed, describe() + ": the connector was closed"};
@@ -47,6 +51,7 @@ struct Request {
   /// "read from 'peer' ('worker-3')" or "readable operation 'worker-3'".
   std::string describe() const {
     const bool reads = kind == OperationKind::read;
+    if (connects) return "connection to '" + remote_name + "' ('" + name() + "')";
     if (!declined.empty()) return "refusal to '" + remote_name + "' ('" + name() + "')";
     if (passive) {
       return std::string(reads ? "readable" : "writable") + " operation '" + name() + "'";

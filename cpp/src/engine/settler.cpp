@@ -23,9 +23,8 @@ void Settler::settle(const OperationPtr& operation, Outcome outcome) {
   }
   needs_.offers.remove(*operation);
   needs_.deadlines.remove(*operation);
-  // Parts count as the operation that they are of, and refusals not.
-  if (flight.whole.operation == nullptr && operation->request.declined.empty())
-    count(*operation, now);
+  // Parts count as the operation that they are of, and messages not.
+  if (flight.whole.operation == nullptr && operation->request.moves_data()) count(*operation, now);
   if (flight.claim_number != 0) needs_.admission.forget(*operation);
   leases_.insert(leases_.end(), flight.lease.begin(), flight.lease.end());
   flight.detach();
@@ -34,7 +33,7 @@ void Settler::settle(const OperationPtr& operation, Outcome outcome) {
 
 void Settler::complete(Operation& operation, Clock::time_point now) {
   Flight& flight = operation.flight;
-  if (operation.request.declined.empty()) {
+  if (operation.request.moves_data()) {
     needs_.pacer.completed(now - operation.request.began);
     if (flight.peer != nullptr) needs_.peers.succeeded(*flight.peer);
   }

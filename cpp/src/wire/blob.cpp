@@ -215,6 +215,10 @@ std::string Blob::make(std::string_view agent, std::string_view backend, std::st
   return std::move(writer).bytes();
 }
 
+std::string join_nixl_metadata(std::string_view connection, std::string_view buffer) {
+  return Blob::join(*Blob::parse(std::string(connection)), {std::string(buffer)});
+}
+
 std::string agent_name_of(std::string_view blob) {
   return std::string(Blob::parse(std::string(blob))->agent());
 }
