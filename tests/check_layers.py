@@ -20,7 +20,7 @@ PACKAGE = "nixl_connect"
 PYTHON = Path("python") / PACKAGE
 # From the bottom up. A module imports from lower layers only: those of one layer stand side by side.
 PYTHON_LAYERS = {
-    "bottom": ("_core", "_loaded", "stats"),
+    "bottom": ("_core", "_loaded", "replace", "stats"),
     "basics": ("errors", "_default", "_library"),
     "arguments": ("_arguments",),
     "device": ("device",),
@@ -40,10 +40,13 @@ PYTHON_LAYERS = {
     "commands: parts": (
         "commands",
         "commands._cuda",
+        "commands._finding",
         "commands._process",
         "commands.bench_work",
+        "commands.run",
     ),
     "commands: sides": (
+        "commands._dynamo",
         "commands.bench_peer",
         "commands.bench_plot",
         "commands.bench_serve",

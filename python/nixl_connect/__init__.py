@@ -50,6 +50,7 @@ from .operations import (
     WritableOperation,
     WriteOperation,
 )
+from .replace import install, uninstall
 from .stats import ConnectorStats, OperationStats
 
 __version__ = _core.version()
@@ -90,4 +91,6 @@ __all__ = [
     "WaitTimeoutError",
     "WritableOperation",
     "WriteOperation",
+    "install",
+    "uninstall",
 ]

@@ -23,6 +23,7 @@ from .bench_peer import Child, Server
 from .bench_plot import plot as draw
 from .bench_serve import serve
 from .bench_work import PeerError, Result, Work, parse_counts, parse_sizes, size_text
+from .run import RunError, run
 
 app: typer.Typer = typer.Typer(
     help="Move memory between processes and machines with RDMA over NIXL.",
@@ -78,6 +79,27 @@ def doctor_command(as_json: Json = False) -> None:
         if verdict.advice:
             console.print(verdict.advice, highlight=False)
     raise typer.Exit(1 if verdict.state == "error" else 0)
+
+
+@app.command(
+    "run",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def run_command(
+    program: Annotated[
+        list[str],
+        typer.Argument(help="`-m` and a module, a script, or a command, with its arguments."),
+    ],
+) -> None:
+    """Run a program with this library in the place of dynamo.nixl_connect.
+
+    In all Python processes that it starts too. The program is not changed, nor what is installed.
+    For example: nixl-connect run -m dynamo.sglang --model-path Qwen/Qwen3-0.6B
+    """
+    try:
+        run(program)
+    except RunError as error:
+        _fail(str(error))
 
 
 @bench_app.callback()

@@ -15,11 +15,12 @@ import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from .._library import nixl_library_candidates
+from ._dynamo import find_dynamo
+from ._finding import Finding
 from .probe import answers, command
 
 __all__ = ["Finding", "examine", "verdict"]
@@ -30,21 +31,9 @@ _PACKAGES = ("nixl-connect", "nixl", "nixl-cu12", "nixl-cu13", "torch", "numpy",
 _MIB = 1 << 20
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was checked."""
-
-    subject: str
-    state: str
-    """``"ok"``; ``"absent"``: not there, and not needed; ``"warning"``; ``"error"``: the library
-    does not work."""
-    detail: str
-    advice: str = ""
-
-
 def examine() -> list[Finding]:
     """Check everything. Takes a few seconds; makes transfers over loopback."""
-    findings = [*_installed(), *_library(), *_limits(), *_devices()]
+    findings = [*_installed(), *find_dynamo(), *_library(), *_limits(), *_devices()]
     host = _probe("host")
     findings += _host(host)
     findings += _transports(host)

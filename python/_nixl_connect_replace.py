@@ -1,0 +1,139 @@
+"""Has ``dynamo.nixl_connect`` be ``nixl_connect``, in this process and in those that it starts.
+
+A module of its own, and quick to import: every Python process does so at its start where the
+environment variable is set, by ``nixl_connect_replace.pth``. Programs use `nixl_connect.install`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+__all__ = ["VARIABLE", "install", "is_installed", "start", "uninstall"]
+
+VARIABLE = "NIXL_CONNECT_REPLACE_DYNAMO"
+_PARENT = "dynamo"
+_CHILD = "nixl_connect"
+_REPLACED = f"{_PARENT}.{_CHILD}"
+_OFF = ("", "0", "false", "no", "off")
+
+# The module that somebody had imported before, if any.
+_original: ModuleType | None = None
+
+
+class _Finder:
+    """Finds this library under the other's name, before anybody else finds that one."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name == _REPLACED or name.startswith(_REPLACED + "."):
+            return ModuleSpec(name, self, origin=_CHILD)  # type: ignore[arg-type]
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """The usual one, for a moment."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        # What is here when this returns is what is imported.
+        sys.modules[name] = importlib.import_module(name.removeprefix(_PARENT + "."))
+
+
+class _ParentFinder:
+    """Makes the package above it where Dynamo is not installed; asked after all others."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != _PARENT:
+            return None
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            if spec := finder.find_spec(name, path, target):
+                return spec
+        return ModuleSpec(_PARENT, None, is_package=True)
+
+
+_finder = _Finder()
+_parent_finder = _ParentFinder()
+
+
+def is_installed() -> bool:
+    """Whether ``dynamo.nixl_connect`` is this library here."""
+    return _finder in sys.meta_path
+
+
+def install() -> None:
+    """As `nixl_connect.install`."""
+    global _original
+    os.environ[VARIABLE] = "1"
+    if is_installed():
+        return
+    sys.meta_path.insert(0, _finder)
+    sys.meta_path.append(_parent_finder)
+    _original = sys.modules.pop(_REPLACED, None)
+    if _original is None:
+        return
+    holders = _holders(_original)
+    _put(importlib.import_module(_REPLACED))
+    if holders:
+        warnings.warn(
+            f"{_REPLACED} was imported before nixl_connect.install(), and is still used by "
+            f"{', '.join(holders)}: install it before they are imported",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def uninstall() -> None:
+    """As `nixl_connect.uninstall`."""
+    global _original
+    os.environ.pop(VARIABLE, None)
+    if not is_installed():
+        return
+    sys.meta_path.remove(_finder)
+    sys.meta_path.remove(_parent_finder)
+    for name in [name for name in sys.modules if f"{name}.".startswith(_REPLACED + ".")]:
+        del sys.modules[name]
+    _put(_original)
+    _original = None
+    parent = sys.modules.get(_PARENT)
+    if parent is not None and getattr(parent.__spec__, "submodule_search_locations", None) == []:
+        # The one that was made here.
+        del sys.modules[_PARENT]
+
+
+def start() -> None:
+    """At the start of a process: as the environment says."""
+    if os.environ.get(VARIABLE, "").strip().lower() not in _OFF:
+        install()
+
+
+def _put(module: ModuleType | None) -> None:
+    """Where an import of it finds it, or none."""
+    parent = sys.modules.get(_PARENT)
+    if module is not None:
+        sys.modules[_REPLACED] = module
+        if parent is not None:
+            setattr(parent, _CHILD, module)
+    elif parent is not None and hasattr(parent, _CHILD):
+        delattr(parent, _CHILD)
+
+
+def _holders(module: ModuleType) -> list[str]:
+    """The modules that have it, or something of it."""
+    found = []
+    for name, other in list(sys.modules.items()):
+        if other is module or name in (_PARENT, __name__) or not isinstance(other, ModuleType):
+            continue
+        if any(
+            value is module or getattr(value, "__module__", None) == _REPLACED
+            for value in list(vars(other).values())
+        ):
+            found.append(name)
+    return sorted(found)
