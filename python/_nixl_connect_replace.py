@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 __all__ = ["VARIABLE", "install", "is_installed", "start", "uninstall"]
@@ -34,6 +34,10 @@ class _Finder:
     ) -> ModuleSpec | None:
         if name == _REPLACED or name.startswith(_REPLACED + "."):
             return ModuleSpec(name, self, origin=_CHILD)  # type: ignore[arg-type]
+        if name == _CHILD:
+            # The one beside this file: another of the name comes first where somebody searches
+            # Dynamo's own folder, as pytest does for Dynamo's tests.
+            return PathFinder.find_spec(name, [os.path.dirname(__file__)])
         return None
 
     def create_module(self, spec: ModuleSpec) -> None:

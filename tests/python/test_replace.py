@@ -94,6 +94,17 @@ def test_with_dynamo_and_without(dynamo: Path, tmp_path: Path) -> None:
     assert run(alone) == [OURS, "gone"]
 
 
+def test_dynamo_s_own_folder_on_the_path(dynamo: Path) -> None:
+    """There the other module has this library's very name."""
+    path = str(dynamo / "dynamo")
+    assert run(
+        f"{SAYS}; print(hasattr(it, 'TransferError'))", PYTHONPATH=path, **{VARIABLE: "1"}
+    ) == [
+        OURS,
+        "True",
+    ]
+
+
 def test_uninstall_takes_all_back(dynamo: Path) -> None:
     said = run(
         f"""
