@@ -27,6 +27,7 @@ export UCX_NET_DEVICES := lo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export CTEST_PARALLEL_LEVEL := $(JOBS)
 export NIXL_CONNECT_TEST_NIXL_DIR := $(CURDIR)/build/nixl
+export NIXL_CONNECT_TEST_DYNAMO_DIR := $(CURDIR)/build/dynamo
 export NIXL_CONNECT_TEST_CPP_EXAMPLES := $(CURDIR)/build/dev/docs/examples/cpp
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 export CCACHE_BASEDIR := $(CURDIR)
@@ -66,7 +67,7 @@ $(STAMPS)/package: $(STAMPS)/venv $(STAMPS)/apt-build $(PACKAGE_SOURCES)
 $(STAMPS)/%-tools: pyproject.toml | $(STAMPS)/package
 	$(PIP) "nixl-connect[$*]"
 	@touch $@
-$(STAMPS)/test-tools: pyproject.toml tools/test-packages | $(STAMPS)/package
+$(STAMPS)/test-tools: pyproject.toml tools/test-packages tools/dynamo | $(STAMPS)/package
 	flock $(STAMPS) tools/test-packages $(NIXL_VERSION) $(NIXL_OTHERS)
 	@touch $@
 

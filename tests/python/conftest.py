@@ -32,10 +32,10 @@ class Peer:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, library: str, name: str, **environment: str) -> Peer:
+    async def start(cls, library: str, name: str, script: Path = PEER, **environment: str) -> Peer:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            str(PEER),
+            str(script),
             library,
             name,
             stdin=subprocess.PIPE,
@@ -92,8 +92,8 @@ StartPeer = Callable[..., Awaitable[Peer]]
 async def start_peer() -> AsyncIterator[StartPeer]:
     peers: list[Peer] = []
 
-    async def start(library: str = OURS, **environment: str) -> Peer:
-        peer = await Peer.start(library, f"peer{len(peers)}", **environment)
+    async def start(library: str = OURS, script: Path = PEER, **environment: str) -> Peer:
+        peer = await Peer.start(library, f"peer{len(peers)}", script, **environment)
         peers.append(peer)
         return peer
 
