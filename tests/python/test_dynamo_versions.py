@@ -154,14 +154,13 @@ print(json.dumps(found))
             assert mine.default is not mine.empty, (name, mine)
 
 
-# Dynamo's own tests of what moves by the module.
+# Dynamo's own tests of what moves by the module, but for those that have another in its place.
 TESTS = (
     "common/tests/multimodal/test_audio_loader.py",
     "common/tests/multimodal/test_image_loader.py",
     "common/tests/multimodal/test_mm_kwargs_transfer.py",
     "common/tests/multimodal/test_nixl_warmup.py",
     "common/tests/multimodal/test_video_loader.py",
-    "vllm/tests/omni/test_omni_nixl_connector.py",
 )
 # They need vLLM's own serializer, which has no stand-in, and fail without on either library.
 NEED_VLLM = (
