@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import StartPeer
+from conftest import DYNAMO, OURS, StartPeer
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -43,6 +43,28 @@ def test_pipeline_and_workers_that_die() -> None:
     assert output.count("died") == 3
     for name in ("image-0", "prefill-0", "decode-0"):
         assert f"{name} is gone" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ("--kill prefill-0", {OURS}),
+        ("--workers 1 --requests 24 --original image decode", {OURS, DYNAMO}),
+    ],
+    ids=["a worker is killed", "half of it is Dynamo's own"],
+)
+def test_workers_on_dynamo_s_runtime(options: str, names: set[str]) -> None:
+    pytest.importorskip("dynamo.runtime", reason="needs the package ai-dynamo-runtime")
+    output = run("dynamo/main.py", *options.split())
+    assert {line.split()[-1] for line in output.splitlines() if " serves with " in line} == names
+    (figures,) = [line for line in output.splitlines() if " ms " in line]
+    count, right, retries = (int(cell) for cell in figures.replace("│", " ").split()[:3])
+    assert count == right >= 24
+    if "--kill" in options:
+        assert "prefill-0 was killed, and is started again" in output
+        assert output.count("prefill-0 serves with") in (1, 2)
+    else:
+        assert retries == 0
 
 
 def test_threads() -> None:

@@ -65,6 +65,11 @@ async def read(owner: nc.Connector, mover: nc.Connector) -> None:
     unwanted = await owner.create_writable(target, writers=2)
     await mover.decline(unwanted.metadata(), reason="not wanted", timeout=10)
     await mover.decline(bytearray(unwanted.wire()))
+    await mover.warmup()
+    await mover.connect(offer.metadata(), timeout=10)
+    await mover.connect(offer.metadata().nixl_metadata)
+    await mover.connect((await owner.create_readable(source)).connection.metadata)
+    assert_type(nc.Remote.decode_metadata(offer.metadata().nixl_metadata), bytes)
     assert_type(offer.metadata(), nc.RdmaMetadata)
     request = Request(tenant="a", tensor=offer.metadata(hex_encode=True))
     received = Request.model_validate_json(request.model_dump_json())
@@ -303,6 +308,8 @@ async def main() -> None:
             assert_type(metadata, nc.RdmaMetadata)
         await mover.aclose()
     options().close()
+    nc.install()
+    nc.uninstall()
 
 
 if __name__ == "__main__":
