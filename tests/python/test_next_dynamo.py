@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
+import subprocess
+import sys
 import zlib
 from typing import Any
 
@@ -130,3 +133,71 @@ def test_a_peer_s_address_is_not_asked_of_this_host(monkeypatch: pytest.MonkeyPa
             assert made.metadata == piece
     with pytest.raises(AssertionError):
         nc.Descriptor((0x7F0000000000, 64, "cuda:0"))
+
+
+# Dynamo's frontend, in Rust: it has NIXL itself, takes its agent's metadata once, and registers what it
+# has decoded when that comes (lib/llm/src/preprocessor/media/rdma.rs of Dynamo 1.6.1, and its test of
+# the connection's part on the main branch).
+FRONTEND = """
+import base64, json, os, sys, time, zlib
+os.environ["UCX_NET_DEVICES"] = "lo"
+output = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+import numpy as np
+from nixl._api import nixl_agent
+
+def text(blob): return "b64:" + base64.b64encode(zlib.compress(blob)).decode()
+
+agent = nixl_agent("media-loader-1")
+before = agent.get_agent_metadata()
+data = np.full(4096, 7, dtype=np.uint8)
+pieces = [(data.ctypes.data, data.nbytes, 0, "")]
+agent.register_memory(pieces, "DRAM")
+later = agent.get_partial_agent_metadata(agent.get_reg_descs(pieces, "DRAM"))
+whole = agent.get_agent_metadata()
+said = {"before": text(before), "later": text(later), "whole": text(whole)}
+print(json.dumps({**said, "ptr": data.ctypes.data}), file=output, flush=True)
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:
+    for sender, notifications in agent.get_new_notifs().items():
+        for each in notifications: print(each.decode(), file=output, flush=True)
+    time.sleep(0.001)
+"""
+
+
+async def test_the_frontend_is_the_passive_side(connector: nc.Connector) -> None:
+    pytest.importorskip("nixl._api", reason="needs NIXL's Python package")
+    with subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", FRONTEND], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as frontend:
+        try:
+            assert frontend.stdout is not None
+            said = json.loads(frontend.stdout.readline())
+            pieces = [nc.SerializedDescriptor(ptr=said["ptr"], size=SIZE)]
+
+            def metadata(nixl_metadata: str, key: str) -> nc.RdmaMetadata:
+                return nc.RdmaMetadata(
+                    descriptors=pieces,
+                    nixl_metadata=nixl_metadata,
+                    notification_key=key,
+                    operation_kind=1,
+                )
+
+            target = np.zeros(SIZE, dtype=np.uint8)
+            with pytest.raises(nc.RejectedMetadataError, match="not among the regions"):
+                await connector.begin_read(metadata(said["before"], "none"), target)
+            # What reaches the agent serves to connect, with or without memory.
+            await connector.connect(said["before"])
+            for number, (sent, known) in enumerate(
+                [(said["whole"], None), (said["later"], said["before"])]
+            ):
+                target[:] = 0
+                reading = await connector.begin_read(
+                    metadata(sent, f"key {number}"), target, nixl_connection_metadata=known
+                )
+                await reading.wait_for_completion(30)
+                assert (target == FIRST).all()
+                assert frontend.stdout.readline() == f"key {number}\n".encode()
+            assert connector.stats().peers == 1
+        finally:
+            frontend.kill()
