@@ -7,14 +7,15 @@ environment variable is set, by ``nixl_connect_replace.pth``. Programs use `nixl
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from types import FunctionType, ModuleType
 
-__all__ = ["VARIABLE", "install", "is_installed", "start", "uninstall"]
+__all__ = ["VARIABLE", "install", "is_installed", "is_wanted", "start", "uninstall"]
 
 VARIABLE = "NIXL_CONNECT_REPLACE_DYNAMO"
 _PARENT = "dynamo"
@@ -33,6 +34,8 @@ class _Finder:
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if name == _REPLACED or name.startswith(_REPLACED + "."):
+            if name != _REPLACED and importlib.util.find_spec(_ours(name)) is None:
+                return None
             return ModuleSpec(name, self, origin=_CHILD)  # type: ignore[arg-type]
         if name == _CHILD:
             # The one beside this file: another of the name comes first where somebody searches
@@ -40,13 +43,17 @@ class _Finder:
             return PathFinder.find_spec(name, [os.path.dirname(__file__)])
         return None
 
-    def create_module(self, spec: ModuleSpec) -> None:
-        """The usual one, for a moment."""
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The real one, whole: other threads get it as soon as it has the other name."""
+        module = importlib.import_module(_ours(spec.name))
+        spec.loader_state = module.__spec__
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
-        name = module.__name__
-        # What is here when this returns is what is imported.
-        sys.modules[name] = importlib.import_module(name.removeprefix(_PARENT + "."))
+        """It has run. Only its spec has been changed by who has asked for it."""
+        spec = module.__spec__
+        if spec is not None and isinstance(spec.loader, _Finder):
+            module.__spec__ = spec.loader_state
 
 
 class _ParentFinder:
@@ -61,6 +68,10 @@ class _ParentFinder:
             if spec := finder.find_spec(name, path, target):
                 return spec
         return ModuleSpec(_PARENT, None, is_package=True)
+
+
+def _ours(name: str) -> str:
+    return name.removeprefix(_PARENT + ".")
 
 
 _finder = _Finder()
@@ -114,8 +125,13 @@ def uninstall() -> None:
 
 def start() -> None:
     """At the start of a process: as the environment says."""
-    if os.environ.get(VARIABLE, "").strip().lower() not in _OFF:
+    if is_wanted():
         install()
+
+
+def is_wanted() -> bool:
+    """Whether the environment says so."""
+    return os.environ.get(VARIABLE, "").strip().lower() not in _OFF
 
 
 def _put(module: ModuleType | None) -> None:
@@ -130,14 +146,19 @@ def _put(module: ModuleType | None) -> None:
 
 
 def _holders(module: ModuleType) -> list[str]:
-    """The modules that have it, or something of it."""
+    """The modules that have it, or something of it. Runs no code of theirs: it may load others."""
     found = []
     for name, other in list(sys.modules.items()):
-        if other is module or name in (_PARENT, __name__) or not isinstance(other, ModuleType):
+        if other is module or name in (_PARENT, __name__) or type(other) is not ModuleType:
             continue
-        if any(
-            value is module or getattr(value, "__module__", None) == _REPLACED
-            for value in list(vars(other).values())
-        ):
+        if any(value is module or _is_of_it(value) for value in list(vars(other).values())):
             found.append(name)
     return sorted(found)
+
+
+def _is_of_it(value: object) -> bool:
+    kind = type(value)
+    if issubclass(kind, type):
+        own = type.__getattribute__(value, "__dict__")
+        return bool(own.get("__module__") == _REPLACED)
+    return kind is FunctionType and value.__module__ == _REPLACED

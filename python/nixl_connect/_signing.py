@@ -14,7 +14,7 @@ from . import _core
 from .errors import RejectedMetadataError
 from .metadata import AnyMetadata, RdmaMetadata, RemoteMetadata, as_bytes
 
-__all__ = ["check_auth_key", "received", "sign", "signed_key", "verify"]
+__all__ = ["check_auth_key", "received", "refuse_unsigned", "sign", "signed_key", "verify"]
 
 _SHORTEST_KEY = 16
 _SEPARATOR = "."
@@ -59,6 +59,14 @@ def verify(auth_key: bytes, metadata: AnyMetadata) -> None:
     if not hmac.compare_digest(signature.encode(), expected.encode()):
         raise RejectedMetadataError(
             "remote_metadata: not signed with this connector's auth_key, or altered since"
+        )
+
+
+def refuse_unsigned(auth_key: bytes | None, argument: str) -> None:
+    """Raises `RejectedMetadataError` where there is a key: nothing signs this."""
+    if auth_key is not None:
+        raise RejectedMetadataError(
+            f"{argument}: not signed, which a connector with an auth_key refuses"
         )
 
 

@@ -123,16 +123,7 @@ class Worker:
         if not self._core.started:
             await self._started()
         decline = partial(self._decline, remote_metadata, reason, timeout)
-        if isinstance(remote_metadata, RdmaMetadata):
-            size = len(remote_metadata.descriptors)
-        else:
-            # A few bytes may be the metadata of very many pieces.
-            size = _core.MANY_DESCRIPTORS
-        large = size >= _core.MANY_DESCRIPTORS
-        core = await offload(decline, _core.Connection.cancel) if large else decline()
-        await _asyncio.wait_for(partial(core.notify, _core.ENDED), core.forget)
-        if core.failure is not None:
-            raise from_core(*core.failure)
+        await _ended(await _made(decline, remote_metadata))
 
     def decline_blocking(
         self,
@@ -188,14 +179,11 @@ class Worker:
         """
         if not self._core.started:
             await self._started()
-        core = self._connect(remote_metadata, timeout)
+        core = await _made(partial(self._connect, remote_metadata, timeout), remote_metadata)
         try:
-            await _asyncio.wait_for(partial(core.notify, _core.ENDED), core.forget)
-        except BaseException:
+            await _ended(core)
+        finally:
             core.cancel()
-            raise
-        if core.failure is not None:
-            raise from_core(*core.failure)
 
     def connect_blocking(
         self,
@@ -310,6 +298,25 @@ class Worker:
         if not self._core.started:
             _close_with_multiprocessing()
             self._core.wait_started()
+
+
+async def _made(
+    make: Callable[[], _core.Connection], remote_metadata: RemoteMetadata | str
+) -> _core.Connection:
+    """What `make` returns, without holding the event loop while much metadata is read."""
+    if isinstance(remote_metadata, RdmaMetadata):
+        size = len(remote_metadata.descriptors)
+    else:
+        # A few bytes may be the metadata of very many pieces.
+        size = _core.MANY_DESCRIPTORS
+    large = size >= _core.MANY_DESCRIPTORS
+    return await offload(make, _core.Connection.cancel) if large else make()
+
+
+async def _ended(core: _core.Connection) -> None:
+    await _asyncio.wait_for(partial(core.notify, _core.ENDED), core.forget)
+    if core.failure is not None:
+        raise from_core(*core.failure)
 
 
 # By identity: connectors of one name are equal, and each has an agent of its own.

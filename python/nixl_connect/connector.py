@@ -247,7 +247,8 @@ class Connector(Worker):
             The transfer is in flight when the stream's work is done.
         nixl_connection_metadata
             How the peer's agent is reached, as NIXL's metadata, when `remote_metadata` has its
-            regions only: taken once, before any memory was registered.
+            regions only: taken once, before any memory was registered. It is not signed, and so
+            is refused with an ``auth_key``.
 
         Raises
         ------

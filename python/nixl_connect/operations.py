@@ -212,6 +212,7 @@ class ActiveOperation(AbstractOperation):
         auth_key = connection._connector._auth_key
         remote = _signing.received(auth_key, remote_metadata, count_of(local))
         if nixl_connection_metadata is not None:
+            _signing.refuse_unsigned(auth_key, "nixl_connection_metadata")
             remote = with_connection(remote, nixl_connection_metadata)
         after = _streams.fences(stream, local)
         core = begin(operation_kind, remote, local, core_timeout(timeout), after)

@@ -60,6 +60,12 @@ class RemoteMetadata {
   std::optional<RdmaMetadata> made_;
 };
 
+/// Whether to decode it takes long.
+bool is_long(const RdmaMetadata& metadata) {
+  constexpr std::size_t kLongText = 16 * kManyDescriptors;
+  return metadata.nixl_metadata.size() >= kLongText;
+}
+
 /// The operation has them then, and nobody else.
 std::vector<Fence> take(const std::vector<PythonFence*>& after) {
   std::vector<Fence> fences;
@@ -166,15 +172,17 @@ void init_connector(nb::module_& m) {
              std::optional<double> timeout) {
             const RemoteMetadata metadata(remote);
             const auto limit = optional_seconds(timeout);
-            constexpr std::size_t kLongText = 16 * kManyDescriptors;
-            const UnlockedWhen unlocked(metadata->nixl_metadata.size() >= kLongText);
+            const UnlockedWhen unlocked(is_long(*metadata));
             return connector.decline(*metadata, std::move(reason), limit);
           },
           nb::arg("remote_metadata"), nb::arg("reason"), nb::arg("timeout").none())
       .def(
           "connect",
           [](PythonConnector& connector, nb::handle remote, std::optional<double> timeout) {
-            return connector.connect(*RemoteMetadata(remote), optional_seconds(timeout));
+            const RemoteMetadata metadata(remote);
+            const auto limit = optional_seconds(timeout);
+            const UnlockedWhen unlocked(is_long(*metadata));
+            return connector.connect(*metadata, limit);
           },
           nb::arg("remote_metadata"), nb::arg("timeout").none())
       .def(

@@ -7,6 +7,7 @@
 namespace nixl_connect {
 namespace {
 
+using testing::Buffer;
 using testing::FakeAgent;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -15,7 +16,7 @@ using ::testing::SizeIs;
 class HandshakesTest : public testing::FakeAgentsTest {
  protected:
   HandshakesTest()
-      : handshakes(std::in_place, reader->peers, reader->outbox, reader->admission),
+      : handshakes(std::in_place, reader->peers, reader->outbox, reader->admission, reader->offers),
         offered(owner->offer(source)),
         place(OwnOffers::of_this_process()->take()) {}
   void TearDown() override {
@@ -34,7 +35,7 @@ class HandshakesTest : public testing::FakeAgentsTest {
     return operation;
   }
   std::optional<Outcome> begin(const OperationPtr& operation) {
-    return handshakes->begin(operation, "where to answer", now);
+    return handshakes->begin(operation, now);
   }
   /// The numbers of the greetings that have come to the owner.
   std::vector<std::uint64_t> greetings() {
@@ -44,7 +45,7 @@ class HandshakesTest : public testing::FakeAgentsTest {
     for (const auto& [sender, message] : messages) {
       const Notice notice = Notice::read(message);
       EXPECT_EQ(notice.kind, Notice::Kind::claim);
-      EXPECT_EQ(notice.connection_information, "where to answer");
+      EXPECT_EQ(notice.connection_information, reader->offers.connection_information());
       for (const ClaimRequest& claim : notice.claims) {
         EXPECT_EQ(claim.key, "") << "nobody's offer is claimed";
         numbers.push_back(claim.number);
@@ -60,7 +61,7 @@ class HandshakesTest : public testing::FakeAgentsTest {
   }
   std::vector<Event> poll() {
     std::vector<Event> events;
-    handshakes->poll("where to answer", now, events);
+    handshakes->poll(now, events);
     return events;
   }
 
@@ -111,19 +112,33 @@ TEST_F(HandshakesTest, AnotherAgentAtTheAddressIsSaid) {
 }
 
 TEST_F(HandshakesTest, AGreetingThatIsNotAnsweredIsRepeated) {
-  const auto operation = connects();
-  begin(operation);
-  const auto lost = greetings();
+  begin(connects());
+  const auto first = greetings();
   now += std::chrono::milliseconds(900);
   EXPECT_THAT(poll(), IsEmpty());
   EXPECT_THAT(greetings(), IsEmpty());
   now += std::chrono::milliseconds(200);
+  EXPECT_THAT(answer(first[0]), IsEmpty());
   EXPECT_THAT(poll(), IsEmpty());
+  const auto second = greetings();
+  ASSERT_THAT(second, SizeIs(1)) << "the other one is answered";
+  EXPECT_THAT(answer(first[1]), SizeIs(1)) << "late, and an answer";
+  EXPECT_THAT(answer(second[0]), IsEmpty());
+  EXPECT_TRUE(handshakes->empty());
+}
+
+TEST_F(HandshakesTest, WithRdmaThereIsOneEndpointThatServesAllRegions) {
+  fake_nixl::rotate_keys(true);
+  const Buffer another{1000, 8};
+  offered = owner->offer(source);
+  const auto next = owner->offer(another);
+  const auto operation = connects();
+  begin(operation);
   const auto numbers = greetings();
-  ASSERT_THAT(numbers, SizeIs(2));
-  EXPECT_THAT(answer(lost[0]), IsEmpty());
-  answer(numbers[0]);
-  EXPECT_THAT(answer(numbers[1]), SizeIs(1));
+  ASSERT_THAT(numbers, SizeIs(1)) << "notices go by the endpoint of the transfers";
+  EXPECT_THAT(answer(numbers[0]), SizeIs(1));
+  const auto reading = FakeAgent::reader_of(*next, target);
+  EXPECT_EQ(reader->peers.admit(reading->flight.remote), operation->flight.peer);
 }
 
 TEST_F(HandshakesTest, APeerThatCannotBeLoadedIsUnreachable) {

@@ -105,6 +105,68 @@ def test_dynamo_s_own_folder_on_the_path(dynamo: Path) -> None:
     ]
 
 
+def test_many_threads_import_it_at_once() -> None:
+    said = run(
+        """
+        import sys, threading, time
+        got, failed = [], []
+        def work(i):
+            time.sleep(0.01 * i)
+            try:
+                from dynamo.nixl_connect import Connector, errors
+                got.append((Connector, errors))
+            except BaseException as error:
+                failed.append(error)
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(20)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        import nixl_connect, nixl_connect.errors
+        assert not failed, failed
+        assert set(got) == {(nixl_connect.Connector, nixl_connect.errors)}
+        for module in (nixl_connect, nixl_connect.errors):
+            assert module.__spec__.name == module.__name__ and not module.__spec__._initializing
+        print("all")
+        """,
+        **{VARIABLE: "1"},
+    )
+    assert said == ["all"]
+
+
+def test_what_is_not_there() -> None:
+    said = run(
+        """
+        import importlib.util, nixl_connect
+        nixl_connect.install()
+        print(importlib.util.find_spec("dynamo.nixl_connect.nothing"))
+        try: import dynamo.nixl_connect.nothing
+        except ModuleNotFoundError as error: print(error)
+        """
+    )
+    assert said == ["None", "No module named 'dynamo.nixl_connect.nothing'"]
+
+
+def test_modules_that_load_others_when_they_are_looked_at(dynamo: Path) -> None:
+    said = run(
+        """
+        import sys, types
+        class Lazy(types.ModuleType):
+            def __getattribute__(self, name): raise RuntimeError("no GPU")
+        class Meta(type):
+            def __getattribute__(cls, name): raise RuntimeError("no GPU either")
+        holder = types.ModuleType("holder")
+        holder.value, holder.other = Lazy("lazy"), Meta("Odd", (), {})
+        sys.modules["holder"], sys.modules["lazy"] = holder, holder.value
+        import warnings, dynamo.nixl_connect, dynamo.worker, nixl_connect
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            nixl_connect.install()
+        print("dynamo.worker:" in str(caught[0].message), "holder" in str(caught[0].message))
+        """,
+        PYTHONPATH=str(dynamo),
+    )
+    assert said == ["True False"]
+
+
 def test_uninstall_takes_all_back(dynamo: Path) -> None:
     said = run(
         f"""
@@ -221,6 +283,26 @@ def test_a_program_and_its_children(how: str, dynamo: Path) -> None:
     assert result.stdout.split("\n")[:-1] == [OURS, str(arguments), *4 * [OURS]]
 
 
+def test_a_command_comes_before_a_folder_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "python3").mkdir()
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "__main__.py").write_text("print('of the folder')")
+    for arguments, expected in (
+        (["python3", "-c", "print(1)"], "1\n"),
+        (["program"], "of the folder\n"),
+        (["bash", "-c", "yes | head -1"], "y\n"),
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "nixl_connect", "run", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        assert (result.stdout, result.stderr) == (expected, "")
+
+
 def test_run_is_the_program(tmp_path: Path) -> None:
     """Its process, its standard output, its exit status."""
     code = "import os, sys; print(os.getpid(), os.isatty(1)); sys.exit(7)"
@@ -272,6 +354,9 @@ def test_what_the_doctor_says(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     (_, version) = find_dynamo()
     assert (version.state, "lacks: Connector.fly" in version.detail) == ("warning", True)
+    monkeypatch.setattr("nixl_connect.commands._dynamo._SOURCE", "nowhere.py")
+    (_, version) = find_dynamo()
+    assert (version.state, "could not be looked at" in version.detail) == ("warning", True)
 
 
 def test_names_that_are_missing() -> None:

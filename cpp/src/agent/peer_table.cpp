@@ -113,7 +113,7 @@ RemoteOffer RemoteOffer::pick(const std::vector<std::size_t>& indices) const {
   return part;
 }
 
-std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
+std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer, bool keys_differ) {
   const std::string_view name = offer.blob->agent();
   if (name == agent_.name()) {
     // An agent knows its own regions, and cannot load its own metadata.
@@ -123,7 +123,7 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
     return self_;
   }
 
-  bool keys_differ = !has_one_key_at_each_place(offer);
+  keys_differ = keys_differ || !has_one_key_at_each_place(offer);
   std::vector<Blob::Element> missing;
   const PeerIdView id = id_of(offer);
   if (const auto it = current_.find(id); it != current_.end()) {
@@ -167,8 +167,8 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer) {
   }
 }
 
-std::shared_ptr<Peer> PeerTable::connect(const RemoteOffer& offer) {
-  auto peer = admit(offer);
+std::shared_ptr<Peer> PeerTable::connect(const RemoteOffer& offer, bool keys_differ) {
+  auto peer = admit(offer, keys_differ);
   const bool is_notice_endpoint = peer->reached && !peer->proven;
   if (!peer->is_self && !is_notice_endpoint && !peer->keys_differ && !peer->notice_endpoint) {
     peer->notice_endpoint = load_new(offer, false);

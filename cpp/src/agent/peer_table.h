@@ -121,10 +121,11 @@ class PeerTable {
 
   /// Makes the offer's regions usable. Throws `AgentError` when NIXL refuses them, or did so a
   /// moment ago.
-  std::shared_ptr<Peer> admit(const RemoteOffer& offer);
+  std::shared_ptr<Peer> admit(const RemoteOffer& offer, bool keys_differ = false);
 
-  /// The same, with both endpoints, that of the transfers and that of the notices.
-  std::shared_ptr<Peer> connect(const RemoteOffer& offer);
+  /// The same, with both endpoints, that of the transfers and that of the notices. `keys_differ` is
+  /// whether the remote keys of the peer's regions will, which one offer may not show.
+  std::shared_ptr<Peer> connect(const RemoteOffer& offer, bool keys_differ);
 
   /// The same by an endpoint that nobody else uses: this one, if it fits, or a new one.
   std::shared_ptr<Peer> admit_alone(const RemoteOffer& offer,

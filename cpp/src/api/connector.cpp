@@ -148,7 +148,7 @@ struct Connector::Impl {
     for (char& c : reason) {
       if (c == '/' || c < ' ' || c > '~') c = '_';
     }
-    auto operation = make_message(remote, {}, timeout, [&](Request& request) {
+    auto operation = make_message(remote, timeout, [&](Request& request) {
       request.declined = reason.empty() ? "declined" : std::move(reason);
     });
     engine->submit(operation);
@@ -157,10 +157,14 @@ struct Connector::Impl {
 
   Connection connect(const RdmaMetadata& remote, std::optional<std::chrono::nanoseconds> timeout) {
     const auto connects = [](Request& request) { request.connects = true; };
-    const auto regions = remote_regions(remote);
-    auto operation = make_message(remote, regions, timeout, connects);
+    // The key of one region is loaded too; without RDMA that is the key of all.
+    RdmaMetadata one = remote;
+    one.descriptors.resize(std::min<std::size_t>(1, remote.descriptors.size()));
+    auto operation = make_message(one, timeout, connects);
     for (const auto& port : ports) {
-      operation->flight.parts.push_back({make_message(remote, regions, timeout, connects), port});
+      auto part = std::make_shared<Operation>(operation->request);
+      part->flight.remote = operation->flight.remote;
+      operation->flight.parts.push_back({std::move(part), port});
     }
     engine->submit(operation);
     return {std::move(operation), engine};
@@ -168,7 +172,7 @@ struct Connector::Impl {
 
   /// An operation that moves nothing.
   template <typename Fill>
-  OperationPtr make_message(const RdmaMetadata& remote, std::vector<Region> regions,
+  OperationPtr make_message(const RdmaMetadata& remote,
                             std::optional<std::chrono::nanoseconds> timeout, Fill fill) {
     Request request;
     request.connector = name;
@@ -176,11 +180,12 @@ struct Connector::Impl {
     request.kind = remote.operation_kind;
     request.time_limit = effective_timeout(engine->options(), timeout);
     request.began = Clock::now();
-    auto offer = RemoteOffer::resolve(Blob::parse(decode_nixl_metadata(remote.nixl_metadata)),
-                                      engine->options().backend, std::move(regions));
+    fill(request);
+    auto offer = RemoteOffer::resolve(
+        Blob::parse(decode_nixl_metadata(remote.nixl_metadata)), engine->options().backend,
+        request.connects ? remote_regions(remote) : std::vector<Region>());
     request.remote_name = offer.blob->agent();
     request.key = remote.notification_key;
-    fill(request);
     auto operation = std::make_shared<Operation>(std::move(request));
     operation->flight.remote = std::move(offer);
     return operation;

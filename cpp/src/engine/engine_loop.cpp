@@ -19,7 +19,7 @@ EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<E
       outbox_(agent_, peers_, state.counters),
       offers_(agent_, registry_, state.options.foreign_peers, state.options.max_linger_bytes),
       admission_(peers_, outbox_),
-      handshakes_(peers_, outbox_, admission_),
+      handshakes_(peers_, outbox_, admission_, offers_),
       transfers_(agent_, registry_, peers_, offers_),
       retries_(peers_, registry_),
       pacer_(state.options.spin, state.options.max_pause, Clock::now()),
@@ -187,9 +187,8 @@ void EngineLoop::begin(const OperationPtr& operation) {
 
 void EngineLoop::send_message(const OperationPtr& operation) {
   const auto now = Clock::now();
-  auto outcome = operation->request.connects
-                     ? handshakes_.begin(operation, offers_.connection_information(), now)
-                     : admission_.decline(*operation, now);
+  auto outcome = operation->request.connects ? handshakes_.begin(operation, now)
+                                             : admission_.decline(*operation, now);
   if (outcome) settle(operation, std::move(*outcome));
 }
 
@@ -253,7 +252,7 @@ bool EngineLoop::poll_claims(Clock::time_point now) {
   admission_.send(offers_.connection_information(), now);
   admission_.poll(now, work_.operations);
   retries_.poll(work_.operations);
-  handshakes_.poll(offers_.connection_information(), now, work_.events);
+  handshakes_.poll(now, work_.events);
   settle_events();
   for (const OperationPtr& operation : work_.operations) advance(operation);
   const bool worked = !work_.operations.empty();

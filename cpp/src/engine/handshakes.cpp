@@ -1,7 +1,7 @@
 #include "engine/handshakes.h"
 
 #include <algorithm>
-#include <array>
+#include <utility>
 
 #include "nixl_connect/error.h"
 #include "wire/offer_location.h"
@@ -17,67 +17,77 @@ constexpr std::chrono::seconds kPatience{1};
 
 }  // namespace
 
-std::optional<Outcome> Handshakes::begin(const OperationPtr& operation,
-                                         std::string_view connection_information,
-                                         Clock::time_point now) {
-  Flight& flight = operation->flight;
-  if (auto gone = admission_.look_for_owner(*operation)) return Outcome::failed(std::move(*gone));
-  try {
-    flight.peer = peers_.connect(flight.remote);
-  } catch (const AgentError& error) {
-    return Outcome::failed({ErrorCode::peer_unreachable,
-                            operation->request.describe() + ": " + kNotLoaded + error.what()});
-  }
+std::optional<Outcome> Handshakes::begin(const OperationPtr& operation, Clock::time_point now) {
+  if (auto failure = load(*operation)) return Outcome::failed(std::move(*failure));
   const bool answers = OfferLocation::of_key(operation->request.key).has_value();
-  if (flight.peer->is_self || !answers) return Outcome::complete();
-  flight.phase = Phase::claiming;
-  Greeting greeting{operation, now, {}};
-  for (const auto& endpoint : std::array{flight.peer, flight.peer->notice_endpoint}) {
-    if (endpoint == nullptr) continue;
-    const std::uint64_t number = kGreeting | ++last_number_;
-    outbox_.add_message(endpoint, claim_message({{number, {}}}, connection_information), now);
-    greeting.unanswered.emplace_back(number, endpoint);
-  }
-  greetings_.push_back(std::move(greeting));
+  if (operation->flight.peer->is_self || !answers) return Outcome::complete();
+  operation->flight.phase = Phase::claiming;
+  waiting_.push_back({operation, now, {}, {}});
+  greet(waiting_.back(), now);
   return std::nullopt;
 }
 
-void Handshakes::take(std::string_view sender, const Notice& notice, std::vector<Event>& events) {
-  const auto take_answer = [&](Greeting& greeting) {
-    for (const auto& [number, answer] : notice.answers) {
-      const auto answered = std::find_if(greeting.unanswered.begin(), greeting.unanswered.end(),
-                                         [&](const auto& each) { return each.first == number; });
-      if (answered == greeting.unanswered.end()) continue;
-      const auto endpoint = answered->second;
-      if (sender != endpoint->name) {
-        events.push_back({greeting.operation, Outcome::failed(answered_by_another(
-                                                  *greeting.operation, sender, endpoint->name))});
-        return true;
-      }
-      peers_.succeeded(*endpoint);
-      greeting.unanswered.erase(answered);
-    }
-    if (greeting.unanswered.empty()) events.push_back({greeting.operation, Outcome::complete()});
-    return greeting.unanswered.empty();
-  };
-  std::erase_if(greetings_, take_answer);
+std::optional<Failure> Handshakes::load(Operation& operation) {
+  if (auto gone = admission_.look_for_owner(operation)) return gone;
+  try {
+    operation.flight.peer = peers_.connect(operation.flight.remote, offers_.keys_differ());
+    return std::nullopt;
+  } catch (const AgentError& error) {
+    return Failure{ErrorCode::peer_unreachable,
+                   operation.request.describe() + ": " + kNotLoaded + error.what()};
+  }
 }
 
-void Handshakes::poll(std::string_view connection_information, Clock::time_point now,
-                      std::vector<Event>& events) {
-  std::vector<OperationPtr> again;
-  std::erase_if(greetings_, [&](const Greeting& greeting) {
-    const bool ended = greeting.operation->progress.ended();
-    const bool is_due = now >= greeting.at + kPatience;
-    if (ended) events.push_back({greeting.operation, {}});
-    if (!ended && is_due) again.push_back(greeting.operation);
-    return ended || is_due;
-  });
-  for (const OperationPtr& operation : again) {
-    if (auto outcome = begin(operation, connection_information, now)) {
-      events.push_back({operation, std::move(*outcome)});
-    }
+void Handshakes::greet(Waiting& waiting, Clock::time_point now) {
+  waiting.greeted = now;
+  const auto& peer = waiting.operation->flight.peer;
+  const std::array<std::shared_ptr<Peer>, kEndpoints> endpoints{peer, peer->notice_endpoint};
+  for (std::size_t which = 0; which < kEndpoints; ++which) {
+    const auto& endpoint = endpoints[which];
+    if (endpoint == nullptr) waiting.answered[which] = true;
+    if (waiting.answered[which]) continue;
+    const std::uint64_t number = kGreeting | ++last_number_;
+    waiting.greetings.push_back({number, which, endpoint});
+    outbox_.add_message(endpoint, claim_message({{number, {}}}, offers_.connection_information()),
+                        now);
   }
+}
+
+void Handshakes::take(std::string_view sender, const Notice& notice, std::vector<Event>& events) {
+  std::erase_if(waiting_, [&](Waiting& waiting) {
+    for (const Greeting& greeting : waiting.greetings) {
+      const bool is_answer =
+          std::any_of(notice.answers.begin(), notice.answers.end(),
+                      [&](const auto& answer) { return answer.first == greeting.number; });
+      if (!is_answer) continue;
+      const std::string& expected = greeting.endpoint->name;
+      if (sender != expected) {
+        events.push_back({waiting.operation, Outcome::failed(answered_by_another(
+                                                 *waiting.operation, sender, expected))});
+        return true;
+      }
+      peers_.succeeded(*greeting.endpoint);
+      waiting.answered[greeting.which] = true;
+    }
+    if (waiting.is_done()) events.push_back({waiting.operation, Outcome::complete()});
+    return waiting.is_done();
+  });
+}
+
+void Handshakes::poll(Clock::time_point now, std::vector<Event>& events) {
+  std::erase_if(waiting_, [&](Waiting& waiting) {
+    if (waiting.operation->progress.ended()) {
+      events.push_back({waiting.operation, {}});
+      return true;
+    }
+    if (now < waiting.greeted + kPatience) return false;
+    if (auto failure = load(*waiting.operation)) {
+      events.push_back({waiting.operation, Outcome::failed(std::move(*failure))});
+      return true;
+    }
+    greet(waiting, now);
+    return false;
+  });
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -1,14 +1,15 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "agent/peer_table.h"
 #include "engine/admission.h"
+#include "engine/offers.h"
 #include "engine/operation.h"
 #include "engine/outbox.h"
 #include "engine/outcome.h"
@@ -29,40 +30,53 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// Thread safety: for whoever has the agent lock.
 class Handshakes {
  public:
-  Handshakes(PeerTable& peers, Outbox& outbox, Admission& admission)
-      : peers_(peers), outbox_(outbox), admission_(admission) {}
+  Handshakes(PeerTable& peers, Outbox& outbox, Admission& admission, Offers& offers)
+      : peers_(peers), outbox_(outbox), admission_(admission), offers_(offers) {}
 
   /// Returns how the operation has ended, unless it waits for answers now.
-  std::optional<Outcome> begin(const OperationPtr& operation,
-                               std::string_view connection_information, Clock::time_point now);
+  std::optional<Outcome> begin(const OperationPtr& operation, Clock::time_point now);
   /// The peers' answers. Those to claims are not for here.
   void take(std::string_view sender, const Notice& notice, std::vector<Event>& events);
   /// Greets again what is due. Appends the operations that have ended.
-  void poll(std::string_view connection_information, Clock::time_point now,
-            std::vector<Event>& events);
+  void poll(Clock::time_point now, std::vector<Event>& events);
 
-  bool empty() const noexcept { return greetings_.empty(); }
-  std::size_t size() const noexcept { return greetings_.size(); }
+  bool empty() const noexcept { return waiting_.empty(); }
+  std::size_t size() const noexcept { return waiting_.size(); }
 
   template <typename Visit>
   void for_each(Visit visit) const {
-    for (const Greeting& greeting : greetings_) visit(greeting.operation);
+    for (const Waiting& waiting : waiting_) visit(waiting.operation);
   }
 
  private:
+  /// That of the transfers, and that of the notices.
+  static constexpr std::size_t kEndpoints = 2;
   struct Greeting {
-    OperationPtr operation;
-    Clock::time_point at;
-    /// By each endpoint one, with its number.
-    std::vector<std::pair<std::uint64_t, std::shared_ptr<Peer>>> unanswered;
+    std::uint64_t number;
+    std::size_t which;
+    std::shared_ptr<Peer> endpoint;
   };
+  struct Waiting {
+    OperationPtr operation;
+    Clock::time_point greeted;
+    /// All that were sent: an answer that is late is an answer.
+    std::vector<Greeting> greetings;
+    std::array<bool, kEndpoints> answered{};
+
+    bool is_done() const noexcept { return answered[0] && answered[1]; }
+  };
+
+  /// Loads the peer; returns why that cannot be.
+  std::optional<Failure> load(Operation& operation);
+  void greet(Waiting& waiting, Clock::time_point now);
 
   PeerTable& peers_;
   Outbox& outbox_;
   Admission& admission_;
+  Offers& offers_;
   std::uint64_t last_number_ = 0;
   /// Few at a time.
-  std::vector<Greeting> greetings_;
+  std::vector<Waiting> waiting_;
 };
 
 NIXL_CONNECT_NAMESPACE_END

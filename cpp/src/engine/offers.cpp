@@ -356,6 +356,10 @@ bool Offers::is_any_in_use() const noexcept {
 
 bool Offers::peers_may_not_claim() {
   if (table_ == nullptr || foreign_peers_.value_or(foreign_seen_)) return true;
+  return keys_differ();
+}
+
+bool Offers::keys_differ() {
   if (!keys_differ_) keys_differ_ = have_keys_of_their_own(agent_);
   return *keys_differ_;
 }

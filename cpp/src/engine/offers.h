@@ -67,6 +67,8 @@ class Offers {
   std::size_t lingering() const noexcept { return lingering_.size(); }
   std::size_t lingering_bytes() const noexcept { return lingering_bytes_; }
   /// How others connect to this agent.
+  /// Whether each registration has a remote key of its own, as with RDMA. Asks NIXL once.
+  bool keys_differ();
   std::string_view connection_information() const noexcept {
     return connections_ == nullptr ? std::string_view() : connections_->bytes();
   }

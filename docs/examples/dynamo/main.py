@@ -32,7 +32,6 @@ NAMESPACE = "nixl_connect_example"
 ROLES = ("image", "video", "prefill", "decode")
 TRIES = 20
 PAUSE = 0.25  # seconds between two tries
-MOST_AT_ONCE = 16
 TOKENS = 8
 SECONDS = 60.0  # for the workers to come up
 
@@ -86,7 +85,11 @@ class Frontend:
     async def _try(self, media: model.Media, prompt: list[int]) -> tuple[list[int], list[float]]:
         streams = [await self._call(item["kind"], seed=item["seed"]) for item in media]
         try:
-            embeddings = await asyncio.gather(*[anext(stream) for stream in streams])
+            firsts = [anext(stream) for stream in streams]
+            embeddings = await asyncio.gather(*firsts, return_exceptions=True)
+            for offer in embeddings:
+                if isinstance(offer, BaseException):
+                    raise offer
             length = sum(offer["shape"][0] for offer in embeddings) + len(prompt)
             decoding = await self._call("decode", length=length, count=TOKENS)
             streams.append(decoding)
@@ -142,7 +145,7 @@ async def run(runtime: DistributedRuntime, options: argparse.Namespace) -> None:
 
 async def measure(frontend: Frontend, workers: Workers, options: argparse.Namespace) -> None:
     todo = requests(options.requests)
-    at_once = asyncio.Semaphore(MOST_AT_ONCE)
+    at_once = asyncio.Semaphore(options.at_once)
     seconds: list[float] = []
 
     async def one(media: model.Media, prompt: list[int]) -> tuple[list[int], list[float]]:
@@ -183,7 +186,8 @@ async def measure(frontend: Frontend, workers: Workers, options: argparse.Namesp
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=48)
+    parser.add_argument("--requests", type=int, default=48, help="2 or more")
+    parser.add_argument("--at-once", type=int, default=24)
     parser.add_argument("--workers", type=int, default=2, help="of each role")
     parser.add_argument("--kill", help="a worker to kill in the middle, such as prefill-0")
     parser.add_argument(
@@ -197,6 +201,8 @@ def main() -> None:
         "--etcd", action="store_true", help="find workers by etcd, and call them by NATS"
     )
     options = parser.parse_args()
+    if options.requests < 2:
+        parser.error("--requests: expected 2 or more")
     os.environ.setdefault("DYN_LOG", "error")
     with tempfile.TemporaryDirectory() as folder:
         if not options.etcd:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,11 +31,15 @@ def find_dynamo() -> Iterator[Finding]:
     versions = {name: version for name in _PACKAGES if (version := _version(name))}
     yield _active(versions)
     version = versions.get("ai-dynamo-runtime")
-    source = _source()
-    if version is None or version in TESTED or source is None:
+    if version is None or version in TESTED:
         return
-    missing = missing_names(source.read_text(encoding="utf-8"))
     tested = f"tested with {', '.join(TESTED)}"
+    try:
+        missing = missing_names(_source())
+    except (OSError, SyntaxError):
+        detail = f"{version} is not among those {tested}; its module could not be looked at"
+        yield Finding("Dynamo's version", "warning", detail)
+        return
     if missing:
         detail = f"{version} has what this library lacks: {', '.join(missing)}; {tested}"
         yield Finding("Dynamo's version", "warning", detail, "look for a newer nixl-connect")
@@ -52,7 +55,7 @@ def _active(versions: dict[str, str]) -> Finding:
         return Finding(
             subject, "ok", f"this library, by {_replace.VARIABLE}; {found or 'no Dynamo'}"
         )
-    if os.environ.get(_replace.VARIABLE) and find_startup_file() is None:
+    if _replace.is_wanted() and find_startup_file() is None:
         return Finding(
             subject,
             "warning",
@@ -99,9 +102,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _source() -> Path | None:
-    try:
-        files = importlib.metadata.files("ai-dynamo-runtime") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((Path(str(file.locate())) for file in files if str(file) == _SOURCE), None)
+def _source() -> str:
+    files = importlib.metadata.files("ai-dynamo-runtime") or []
+    for file in files:
+        if str(file) == _SOURCE:
+            return Path(str(file.locate())).read_text(encoding="utf-8")
+    raise FileNotFoundError(_SOURCE)

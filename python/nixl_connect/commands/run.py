@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import site
 import subprocess
 import sys
@@ -45,6 +46,9 @@ def run(arguments: list[str]) -> NoReturn:
         # This process has kept its descriptor 1 elsewhere.
         sys.stdout.flush()
         os.dup2(sys.stdout.fileno(), 1)
+    # As Python found them, and not as it leaves them to what it becomes.
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_DFL)
     try:
         os.execve(command[0], command, environment)
     except OSError as error:
@@ -54,11 +58,9 @@ def run(arguments: list[str]) -> NoReturn:
 def _command(arguments: list[str]) -> list[str]:
     first = arguments[0]
     path = Path(first)
-    if first.startswith("-") or path.suffix == ".py" or path.is_dir():
-        return [sys.executable, *subprocess._args_from_interpreter_flags(), *arguments]  # type: ignore[attr-defined]
-    found = shutil.which(first)
+    found = None if first.startswith("-") or path.suffix == ".py" else shutil.which(first)
     if found is not None:
         return [found, *arguments[1:]]
-    if path.exists():
-        return [sys.executable, *arguments]
+    if first.startswith("-") or path.is_file() or (path / "__main__.py").exists():
+        return [sys.executable, *subprocess._args_from_interpreter_flags(), *arguments]  # type: ignore[attr-defined]
     raise RunError(f"{first}: expected -m and a module, a script, or a command; there is none")
