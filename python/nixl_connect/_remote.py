@@ -28,8 +28,6 @@ class Remote:
     ------
     TypeError
         When an argument is of another type.
-    ValueError
-        When one is empty.
     RejectedMetadataError
         When the metadata is no such thing.
     """
@@ -58,10 +56,8 @@ class Remote:
         ------
         TypeError
             When it is neither bytes nor str.
-        ValueError
-            When it is empty.
         RejectedMetadataError
-            When it is no base64 or hexadecimal of a zlib stream.
+            When it is empty, or no base64 or hexadecimal of a zlib stream.
         """
         return decode(nixl_metadata)
 

@@ -160,7 +160,7 @@ def decode(nixl_metadata: NixlMetadata, argument: str = "nixl_metadata") -> byte
     if not isinstance(nixl_metadata, (bytes, str)):
         raise TypeError(f"{argument}: expected bytes or str, got {type(nixl_metadata).__name__}")
     if not nixl_metadata:
-        raise ValueError(f"{argument}: cannot be empty")
+        raise RejectedMetadataError(f"{argument}: cannot be empty")
     if isinstance(nixl_metadata, str):
         return _core.decode_nixl_metadata(nixl_metadata)
     return nixl_metadata
