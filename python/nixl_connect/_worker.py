@@ -134,10 +134,7 @@ class Worker:
     ) -> None:
         """As `decline`, for threads without an event loop."""
         self._wait_started()
-        core = self._decline(remote_metadata, reason, timeout)
-        core.wait(_core.ENDED, None)
-        if core.failure is not None:
-            raise from_core(*core.failure)
+        _wait_ended(self._decline(remote_metadata, reason, timeout))
 
     def _decline(
         self, remote_metadata: RemoteMetadata, reason: str, timeout: SupportsFloat | Default | None
@@ -193,10 +190,7 @@ class Worker:
     ) -> None:
         """As `connect`, for threads without an event loop."""
         self._wait_started()
-        core = self._connect(remote_metadata, timeout)
-        core.wait(_core.ENDED, None)
-        if core.failure is not None:
-            raise from_core(*core.failure)
+        _wait_ended(self._connect(remote_metadata, timeout))
 
     def _connect(
         self, remote_metadata: RemoteMetadata | str, timeout: SupportsFloat | Default | None
@@ -315,6 +309,15 @@ async def _made(
 
 async def _ended(core: _core.Connection) -> None:
     await _asyncio.wait_for(partial(core.notify, _core.ENDED), core.forget)
+    _raise_failure(core)
+
+
+def _wait_ended(core: _core.Connection) -> None:
+    core.wait(_core.ENDED, None)
+    _raise_failure(core)
+
+
+def _raise_failure(core: _core.Connection) -> None:
     if core.failure is not None:
         raise from_core(*core.failure)
 
