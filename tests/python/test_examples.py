@@ -16,8 +16,8 @@ from conftest import DYNAMO, OURS, StartPeer
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
-def run(example: str, *arguments: str) -> str:
-    """Its output, when it has ended well."""
+def run(example: str, *arguments: str, complains: bool = False) -> str:
+    """Its output, when it has ended well, and without a complaint unless it may."""
     ended = subprocess.run(
         [sys.executable, str(EXAMPLES / example), *arguments],
         capture_output=True,
@@ -26,8 +26,9 @@ def run(example: str, *arguments: str) -> str:
         check=False,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr, ended.stderr
-    assert "Warning" not in ended.stderr, ended.stderr
+    if not complains:
+        assert "Traceback" not in ended.stderr, ended.stderr
+        assert "Warning" not in ended.stderr, ended.stderr
     return ended.stdout
 
 
@@ -55,7 +56,8 @@ def test_pipeline_and_workers_that_die() -> None:
 )
 def test_workers_on_dynamo_s_runtime(options: str, names: set[str]) -> None:
     pytest.importorskip("dynamo.runtime", reason="needs the package ai-dynamo-runtime")
-    output = run("dynamo/main.py", *options.split())
+    # Who loses a peer says so, in words that are Dynamo's; the answers must be right all the same.
+    output = run("dynamo/main.py", *options.split(), complains="--kill" in options)
     assert {line.split()[-1] for line in output.splitlines() if " serves with " in line} == names
     (figures,) = [line for line in output.splitlines() if " ms " in line]
     count, right, retries = (int(cell) for cell in figures.replace("│", " ").split()[:3])

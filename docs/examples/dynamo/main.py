@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "pipeline"))
+os.environ.setdefault("DYN_LOG", "error")  # read when its runtime is imported
 
 import model
 from dynamo.runtime import Client, DistributedRuntime, dynamo_worker
@@ -203,7 +204,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.requests < 2:
         parser.error("--requests: expected 2 or more")
-    os.environ.setdefault("DYN_LOG", "error")
     with tempfile.TemporaryDirectory() as folder:
         if not options.etcd:
             os.environ.update(

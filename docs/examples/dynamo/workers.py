@@ -45,6 +45,7 @@ class Worker:
     """What all have: a connector, a thread for the model."""
 
     def __init__(self, name: str) -> None:
+        self._name = name
         torch.set_num_threads(1)
         self.connector = nixl_connect.Connector(name)
         self._model_thread = ThreadPoolExecutor(1)
@@ -59,6 +60,15 @@ class Worker:
 
     def generate(self, request: Message) -> AsyncIterator[Message]:
         raise NotImplementedError
+
+    async def was_used(self, offer: Any) -> bool:
+        """False where who was to use it was lost, and nobody waits for this worker's answer."""
+        try:
+            await completed(offer)
+        except Exception as error:
+            print(f"{self._name}: {type(error).__name__}: {error}", file=sys.stderr)
+            return False
+        return True
 
 
 class EncodeWorker(Worker):
@@ -75,7 +85,7 @@ class EncodeWorker(Worker):
         with await self.connector.create_readable(descriptor) as readable:
             metadata = readable.metadata().model_dump()
             yield {"metadata": metadata, "shape": list(embeddings.shape)}
-            await completed(readable)
+            await self.was_used(readable)
 
     @torch.inference_mode()
     def _embed(self, seed: int) -> torch.Tensor:
@@ -121,7 +131,8 @@ class DecodeWorker(Worker):
         cache, logits = model.new_cache(length + count), torch.empty(model.VOCABULARY)
         with await self.connector.create_writable(pieces(cache, length, logits)) as writable:
             yield {"metadata": writable.metadata().model_dump()}
-            await completed(writable)
+            if not await self.was_used(writable):
+                return
         arguments = logits, cache, length, count
         tokens, logits = await self.compute(self._model.decode, *arguments)
         yield {"tokens": tokens, "logits": logits.tolist()}
