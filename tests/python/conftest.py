@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import json
 import os
 import signal
@@ -17,37 +19,45 @@ os.environ["UCX_NET_DEVICES"] = "lo"
 
 import gpus
 import nixl_connect as nc
+from launcher import LIMIT, Forked, Launcher
 
 PEER = Path(__file__).with_name("peer.py")
 OURS = "nixl_connect"
 DYNAMO = "dynamo.nixl_connect"
 
 
+@functools.cache
+def launcher() -> Launcher:
+    made = Launcher()
+    atexit.register(made.stop)
+    return made
+
+
 class Peer:
     """A worker process; see peer.py."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | Forked) -> None:
         self.process = process
         self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, library: str, name: str, script: Path = PEER, **environment: str) -> Peer:
+    async def start(cls, script: Path, *arguments: str, **environment: str) -> Peer:
+        """Standard output is for replies; UCX would write its log there."""
+        quiet = {"NIXL_LOG_LEVEL": "ERROR", "UCX_LOG_FILE": "stderr"}
+        command = [str(script), *arguments]
+        imports = ["torch"] if DYNAMO in arguments else []
+        return cls(await launcher().start(command, {**os.environ, **quiet, **environment}, imports))
+
+    @classmethod
+    async def execute(cls, *command: str, **environment: str) -> Peer:
+        """By a program that is given the command, such as one that makes a namespace for it."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(script),
-            library,
-            name,
+            *command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            limit=1 << 26,
-            # Standard output is for replies; UCX would write its log there.
-            env={
-                **os.environ,
-                "NIXL_LOG_LEVEL": "ERROR",
-                "UCX_LOG_FILE": "stderr",
-                **environment,
-            },
+            limit=LIMIT,
+            env={**os.environ, **environment},
         )
         return cls(process)
 
@@ -93,7 +103,7 @@ async def start_peer() -> AsyncIterator[StartPeer]:
     peers: list[Peer] = []
 
     async def start(library: str = OURS, script: Path = PEER, **environment: str) -> Peer:
-        peer = await Peer.start(library, f"peer{len(peers)}", script, **environment)
+        peer = await Peer.start(script, library, f"peer{len(peers)}", **environment)
         peers.append(peer)
         return peer
 

@@ -52,21 +52,18 @@ async def start() -> AsyncIterator[Start]:
     peers: list[Peer] = []
 
     async def start_one(way: str, size: int, *prefix: str, **environment: str) -> Peer:
-        process = await asyncio.create_subprocess_exec(
-            *prefix,
-            *(sys.executable, str(HERE / "claims_peer.py"), f"peer{len(peers)}"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            limit=1 << 26,
-            env={
-                **os.environ,
-                **({} if way == "default" else TCP),
-                "UCX_LOG_LEVEL": "fatal",
-                "NIXL_LOG_LEVEL": "FATAL",
-                **environment,
-            },
-        )
-        peer = Peer(process)
+        script, name = HERE / "claims_peer.py", f"peer{len(peers)}"
+        environment = {
+            **({} if way == "default" else TCP),
+            "UCX_LOG_LEVEL": "fatal",
+            "NIXL_LOG_LEVEL": "FATAL",
+            **environment,
+        }
+        if prefix:
+            command = [*prefix, sys.executable, str(script), name]
+            peer = await Peer.execute(*command, **environment)
+        else:
+            peer = await Peer.start(script, name, **environment)
         peers.append(peer)
         await peer.ask("prepare", size=size)
         return peer

@@ -86,24 +86,18 @@ class Hosts:
 
     async def start(self, side: int) -> Peer:
         assert IP is not None
-        process = await asyncio.create_subprocess_exec(
-            *(IP, "netns", "exec", self.names[side], sys.executable, str(PEER), OURS, "host"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            limit=1 << 26,
-            env={
-                **os.environ,
-                "UCX_NET_DEVICES": self.links[side],
-                "UCX_TLS": "tcp",
-                # Notice a dead link within seconds.
-                "UCX_TCP_KEEPIDLE": "2s",
-                "UCX_TCP_KEEPINTVL": "1s",
-                "UCX_TCP_KEEPCNT": "3",
-                "UCX_LOG_LEVEL": "fatal",
-                "NIXL_LOG_LEVEL": "FATAL",
-            },
-        )
-        return Peer(process)
+        environment = {
+            "UCX_NET_DEVICES": self.links[side],
+            "UCX_TLS": "tcp",
+            # Notice a dead link within seconds.
+            "UCX_TCP_KEEPIDLE": "2s",
+            "UCX_TCP_KEEPINTVL": "1s",
+            "UCX_TCP_KEEPCNT": "3",
+            "UCX_LOG_LEVEL": "fatal",
+            "NIXL_LOG_LEVEL": "FATAL",
+        }
+        command = [sys.executable, str(PEER), OURS, "host"]
+        return await Peer.execute(IP, "netns", "exec", self.names[side], *command, **environment)
 
 
 Start = Callable[[int], Awaitable[Peer]]
