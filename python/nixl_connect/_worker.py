@@ -339,7 +339,8 @@ def watch_workers(watcher: Callable[[Worker], None]) -> None:
 
 def open_workers() -> list[Worker]:
     """The connectors of this process that are not closed."""
-    return list(_open.values())
+    # The references are read at once: another thread may make or close one meanwhile.
+    return [worker for reference in _open.valuerefs() if (worker := reference()) is not None]
 
 
 def _close_with_multiprocessing() -> None:
