@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "memory.h"
 #include "nixl_connect/error.h"
 
@@ -31,7 +33,7 @@ TEST_F(PeerTableTest, LoadsOnceWhatIsTheSame) {
   const auto blob = offer(buffer);
   const auto peer = peers.admit(blob);
   EXPECT_EQ(peers.admit(blob), peer);
-  EXPECT_EQ(peer->single_keys.size(), 1u);
+  EXPECT_EQ(peer->as_loaded(blob).front().device, 0u);
   EXPECT_FALSE(peer->keys_differ);
   EXPECT_EQ(peers.size(), 1u);
 }
@@ -130,12 +132,21 @@ TEST_F(PeerTableTest, ARefusalByNixlItselfIsOvercome) {
   EXPECT_NO_THROW(peers.admit(offer(second)));
 }
 
-TEST_F(PeerTableTest, WithoutRdmaOneKeyServesEveryRegion) {
+TEST_F(PeerTableTest, OneLoadingServesEveryRegionByItsKey) {
   std::vector<testing::Buffer> buffers;
-  for (int i = 0; i < 10; ++i) buffers.emplace_back(4096);
-  const auto first = peers.admit(offer(buffers[0]));
-  for (const auto& buffer : buffers) EXPECT_EQ(peers.admit(offer(buffer)), first);
-  EXPECT_EQ(first->single_keys.size(), 1u);
+  for (int i = 0; i < 3; ++i) buffers.emplace_back(4096);
+  std::map<std::string_view, std::uint64_t> devices;
+  std::vector<RemoteOffer> offers;
+  for (const auto& buffer : buffers) offers.push_back(offer(buffer));
+  const auto first = peers.admit(offers[0]);
+  for (const auto& each : offers) {
+    EXPECT_EQ(peers.admit(each), first);
+    const std::uint64_t device = first->as_loaded(each).front().device;
+    EXPECT_EQ(devices.try_emplace(each.remote_keys[0], device).first->second, device);
+  }
+  // Without RDMA all have the same key.
+  EXPECT_EQ(first->keys_differ, devices.size() > 1);
+  EXPECT_LT(first->as_loaded(offers[2]).front().device, devices.size());
 }
 
 TEST_F(PeerTableTest, PeersAreBounded) {

@@ -193,12 +193,15 @@ Pending bytes_of(const Request& request) {
                        : Pending{request.remote, request.local, initiator, request.address};
 }
 
-/// Whether the keys that the request was made with are still good at its target.
+/// Whether the keys that the request was made with are still good at its target. As NIXL 1.5.1's
+/// UCX backend, which finds memory by key and address, it makes nothing of a remote device number.
 bool keys_hold(const Request& request, const Agent& target) {
   for (std::size_t i = 0; i < request.remote.size(); ++i) {
     bool found = false;
     for (const auto& [place, key] : target.registered) {
-      found = found || (key == request.keys[i] && place.covers(request.remote[i]));
+      Place there = request.remote[i];
+      there.device = place.device;
+      found = found || (key == request.keys[i] && place.covers(there));
     }
     if (!found) return false;
   }

@@ -58,9 +58,9 @@ struct ConnectorOptions {
   std::size_t max_linger_bytes = std::size_t{16} << 30;
   /// How long `close` lets posted transfers come to their end.
   std::chrono::milliseconds close_grace{1000};
-  /// Regions of one peer that are kept loaded before that peer is loaded afresh, where its
-  /// remote keys differ by region.
-  std::size_t max_peer_regions = 16384;
+  /// Remote keys of one peer that are kept loaded before that peer is loaded afresh, by endpoints
+  /// of its own. With RDMA each registration of memory has another; without, all have the same.
+  std::size_t max_peer_keys = 16384;
   /// Peers that are kept loaded before the one that was used longest ago is forgotten.
   std::size_t max_peers = 1024;
   /// `libnixl_capi.so` itself; overrides the search.

@@ -10,45 +10,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
 
-/// How many loaded regions each offered one may be compared with, on average.
-constexpr std::size_t kComparedOfEach = 256;
-
 PeerIdView id_of(const RemoteOffer& offer) noexcept { return {offer.blob->agent(), offer.address}; }
-
-Region everywhere(const Region& like) {
-  return {like.type, like.device, 1, std::numeric_limits<std::size_t>::max() - 1};
-}
-
-bool has_one_key_at_each_place(const RemoteOffer& offer) {
-  std::map<std::pair<MemoryType, std::uint64_t>, std::string_view> keys;
-  for (std::size_t i = 0; i < offer.regions.size(); ++i) {
-    const Region& region = offer.regions[i];
-    if (region.type != kDram) continue;
-    const auto [it, first] = keys.try_emplace({region.type, region.device}, offer.remote_keys[i]);
-    if (!first && it->second != offer.remote_keys[i]) return false;
-  }
-  return true;
-}
-
-/// Whether the metadata itself still lists a region that covers this one, with this key.
-bool still_offered(const Blob& blob, const Region& region, std::string_view key) {
-  for (const Blob::Section& section : blob.sections()) {
-    for (const Blob::Element& element : section.elements) {
-      if (element.remote_key == key && element.region.covers(region)) return true;
-    }
-  }
-  return false;
-}
-
-/// Whether one of the keys is another than the one that is loaded for its whole place.
-bool clashes_with_single_key(const Peer& peer, const RemoteOffer& offer) {
-  for (std::size_t i = 0; i < offer.regions.size(); ++i) {
-    const Region& region = offer.regions[i];
-    const auto it = peer.single_keys.find({region.type, region.device});
-    if (it != peer.single_keys.end() && it->second != offer.remote_keys[i]) return true;
-  }
-  return false;
-}
 
 /// Whether the peer's next operation has it loaded once more, for notices. With RDMA an endpoint
 /// need not hear from the peer, and another one would cost queue pairs.
@@ -93,6 +55,18 @@ RemoteOffer RemoteOffer::resolve(std::shared_ptr<const Blob> blob, std::string_v
   return offer;
 }
 
+std::vector<Region> Peer::as_loaded(const RemoteOffer& offer) const {
+  if (is_self) return offer.regions;
+  std::vector<Region> regions = offer.regions;
+  auto known = devices_.end();
+  for (std::size_t i = 0; i < regions.size(); ++i) {
+    const KeyView key{regions[i].type, offer.remote_keys[i]};
+    if (known == devices_.end() || KeyView(known->first) != key) known = devices_.find(key);
+    regions[i].device = known->second;
+  }
+  return regions;
+}
+
 RemoteOffer RemoteOffer::cut(std::size_t begin, std::size_t end) const {
   RemoteOffer part;
   part.blob = blob;
@@ -123,29 +97,21 @@ std::shared_ptr<Peer> PeerTable::admit(const RemoteOffer& offer, bool keys_diffe
     return self_;
   }
 
-  keys_differ = keys_differ || !has_one_key_at_each_place(offer);
-  std::vector<Blob::Element> missing;
   const PeerIdView id = id_of(offer);
   if (const auto it = current_.find(id); it != current_.end()) {
     std::shared_ptr<Peer> peer = it->second;
-    const bool has_more_keys = keys_differ && !peer->keys_differ;
-    keys_differ = keys_differ || peer->keys_differ;
-    if (!peer->broken) {
-      if (has_more_keys || !fits(*peer, offer, missing)) {
-        keys_differ = keys_differ || clashes_with_single_key(*peer, offer);
-      } else {
-        try {
-          peer->used = ++uses_;
-          if (wants_notice_endpoint(*peer)) {
-            peer->notice_endpoint = load_new(offer, peer->keys_differ);
-            peer->notice_endpoint->reached = true;
-            return peer->notice_endpoint;
-          }
-          if (!missing.empty()) load(*peer, missing);
-          return peer;
-        } catch (const AgentError&) {
-          // Its endpoint may have failed since; NIXL has erased what was loaded either way.
-        }
+    peer->keys_differ = keys_differ = keys_differ || peer->keys_differ;
+    const auto keys = missing(*peer, offer);
+    if (!peer->broken && has_room(*peer, keys.size())) {
+      try {
+        peer->used = ++uses_;
+        if (!keys.empty()) load(*peer, keys);
+        if (!wants_notice_endpoint(*peer)) return peer;
+        peer->notice_endpoint = load_new(offer, false);
+        peer->notice_endpoint->reached = true;
+        return peer->notice_endpoint;
+      } catch (const AgentError&) {
+        // Its endpoint may have failed since; NIXL has erased what was loaded either way.
       }
     }
     current_.erase(it);
@@ -178,16 +144,14 @@ std::shared_ptr<Peer> PeerTable::connect(const RemoteOffer& offer, bool keys_dif
 
 std::shared_ptr<Peer> PeerTable::admit_alone(const RemoteOffer& offer,
                                              const std::shared_ptr<Peer>& endpoint) {
-  const bool keys_differ = !has_one_key_at_each_place(offer);
   if (endpoint != nullptr && !endpoint->broken) {
-    std::vector<Blob::Element> missing;
-    const bool has_more_keys = keys_differ && !endpoint->keys_differ;
-    if (!has_more_keys && fits(*endpoint, offer, missing)) {
-      if (!missing.empty()) load(*endpoint, missing);
+    const auto keys = missing(*endpoint, offer);
+    if (has_room(*endpoint, keys.size())) {
+      if (!keys.empty()) load(*endpoint, keys);
       return endpoint;
     }
   }
-  return load_new(offer, keys_differ);
+  return load_new(offer, false);
 }
 
 std::shared_ptr<Peer> PeerTable::fresh(const Peer& peer) {
@@ -214,9 +178,7 @@ std::shared_ptr<Peer> PeerTable::load_new(const RemoteOffer& offer, bool keys_di
   auto peer = std::make_shared<Peer>(agent_, name, name + "#" + std::to_string(++loadings_), false);
   peer->address = offer.address;
   peer->keys_differ = keys_differ;
-  std::vector<Blob::Element> elements;
-  fits(*peer, offer, elements);
-  load(*peer, elements);
+  load(*peer, missing(*peer, offer));
   return peer;
 }
 
@@ -246,60 +208,31 @@ void PeerTable::succeeded(Peer& peer) {
   failed_.succeeded({peer.name, peer.address});
 }
 
-bool PeerTable::fits(const Peer& peer, const RemoteOffer& offer,
-                     std::vector<Blob::Element>& missing) const {
-  // A peer may offer thousands of regions that overlap: to load it afresh takes less then.
-  const std::size_t most_compared = kComparedOfEach * (offer.regions.size() + kComparedOfEach);
-  std::size_t compared = 0;
+std::set<Peer::KeyView> PeerTable::missing(const Peer& peer, const RemoteOffer& offer) {
+  std::set<Peer::KeyView> keys;
+  Peer::KeyView last;
   for (std::size_t i = 0; i < offer.regions.size(); ++i) {
-    const Region& region = offer.regions[i];
-    const std::string_view key = offer.remote_keys[i];
-    if (peer.has_single_key(region)) {
-      const auto it = peer.single_keys.find({region.type, region.device});
-      if (it == peer.single_keys.end()) {
-        missing.push_back({everywhere(region), key});
-      } else if (it->second != key) {
-        return false;
-      }
-      continue;
-    }
-    // The region itself is what is loaded, so that NIXL's search always finds it.
-    bool loaded = false;
-    bool clash = false;
-    peer.remote_keys.for_each_overlapping(region, [&](const auto& known) {
-      ++compared;
-      if (known.second == key) {
-        loaded = loaded || known.first == region;
-      } else {
-        compared += offer.regions.size();
-        clash = !still_offered(*offer.blob, known.first, known.second);
-      }
-      clash = clash || compared > most_compared;
-      return !clash;
-    });
-    if (clash) return false;
-    if (!loaded) missing.push_back({region, key});
+    const Peer::KeyView key{offer.regions[i].type, offer.remote_keys[i]};
+    if (key == last) continue;
+    last = key;
+    if (!peer.devices_.contains(key)) keys.insert(key);
   }
-  std::sort(missing.begin(), missing.end(),
-            [](const auto& a, const auto& b) { return a.region < b.region; });
-  const auto repeats =
-      std::unique(missing.begin(), missing.end(),
-                  [](const auto& a, const auto& b) { return a.region == b.region; });
-  missing.erase(repeats, missing.end());
-  // One offer may exceed the bound by itself, when there is nothing else.
-  const std::size_t known = peer.remote_keys.size();
-  return missing.empty() || known == 0 || known + missing.size() <= max_regions_;
+  return keys;
 }
 
-void PeerTable::load(Peer& peer, const std::vector<Blob::Element>& elements) {
+void PeerTable::load(Peer& peer, const std::set<Peer::KeyView>& keys) {
+  std::vector<Blob::Element> elements;
+  elements.reserve(keys.size());
+  std::uint64_t device = peer.devices_.size();
+  for (const auto& [type, key] : keys) {
+    // Every address but the first and the last, for NIXL 1.5.1 adds to them.
+    elements.push_back({{type, device++, 1, std::numeric_limits<std::size_t>::max() - 1}, key});
+  }
   agent_.load_remote(Blob::make(peer.alias, backend_, peer.address, elements));
   for (const Blob::Element& element : elements) {
-    const std::string key(element.remote_key);
-    if (peer.has_single_key(element.region)) {
-      peer.single_keys.insert_or_assign({element.region.type, element.region.device}, key);
-    } else {
-      peer.remote_keys.insert(element.region, key);
-    }
+    const MemoryType type = element.region.type;
+    peer.devices_.emplace(Peer::Key(type, element.remote_key), element.region.device);
+    if (type == kDram && ++peer.host_keys_ > 1) peer.keys_differ = true;
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -12,7 +13,6 @@
 #include "agent/agent.h"
 #include "agent/failed_peers.h"
 #include "agent/peer_id.h"
-#include "agent/region_index.h"
 #include "nixl_connect/api.h"
 #include "wire/blob.h"
 
@@ -59,17 +59,10 @@ class Peer {
   const bool is_self;
   /// Where the backend reaches it.
   std::string address;
-  /// Whether the remote keys of its host memory differ by region, as they do on RDMA. Those of a
-  /// GPU's memory always may.
+  /// Whether the remote keys of its host memory differ by registration, as they do on RDMA.
   bool keys_differ = false;
-  /// Whether the region's key is loaded for all addresses at its place.
-  bool has_single_key(const Region& region) const noexcept {
-    return !keys_differ && region.type == kDram;
-  }
-  /// While they do not: the one key of each memory type and device, loaded for all addresses.
-  std::map<std::pair<MemoryType, std::uint64_t>, std::string> single_keys;
-  /// When they do: the key of each region that is loaded.
-  RegionIndex<std::string> remote_keys;
+  /// The offer's regions as NIXL knows them here, for a transfer; all their keys are loaded.
+  std::vector<Region> as_loaded(const RemoteOffer& offer) const;
   /// The same agent once more, for notifications: an endpoint that has sent one must hear from the
   /// peer before its next transfer ends, and so this one never sends any. Null until the second
   /// operation, which travels by it; and with RDMA.
@@ -83,7 +76,18 @@ class Peer {
   std::uint64_t used = 0;
 
  private:
+  friend class PeerTable;
+  using Key = std::pair<MemoryType, std::string>;
+  using KeyView = std::pair<MemoryType, std::string_view>;
+  struct Less {
+    using is_transparent = void;
+    bool operator()(const KeyView& a, const KeyView& b) const noexcept { return a < b; }
+  };
+
   Agent& agent_;
+  /// The device number of each remote key that is loaded.
+  std::map<Key, std::uint64_t, Less> devices_;
+  std::size_t host_keys_ = 0;
 };
 
 /// What it means that a peer cannot be loaded, for the beginning of a message.
@@ -96,31 +100,34 @@ inline constexpr const char* kNotLoaded =
 /// NIXL only ever adds to what it has loaded for a peer. Given the same region with another
 /// remote key it refuses, and erases everything loaded for that peer, in flight or not; given an
 /// overlap it may pick the stale one; and after some refusals it can never load a peer of that
-/// name again, because its backend keeps the connection (read in NIXL 1.5.1). So this table
-/// checks first, and loads what would clash, what would make a peer's table grow past its bound,
-/// or what is offered by a peer whose last transfer failed, as another peer: under an alias, of
-/// its own endpoint and regions. What is in flight under the old alias goes on; NIXL forgets that
-/// alias when the last of its transfers has ended. Nothing waits, and nobody else notices.
+/// name again, because its backend keeps the connection (read in NIXL 1.5.1). So each key is loaded
+/// once, for all addresses of a device of its own: NIXL finds keys by device number and address,
+/// and its backend UCX makes nothing of a remote region's number. Memory that is registered again,
+/// with another key, is then another device's, and nothing clashes. Without RDMA every region of a
+/// peer has the same key, byte for byte: whatever the peer offers later is there already. What an
+/// operation may touch is what its own metadata says, checked before.
+///
+/// What would make a peer's keys pass their bound, or is offered by a peer whose last transfer
+/// failed, is loaded as another peer: under an alias, of its own endpoint and keys. What is in
+/// flight under the old alias goes on; NIXL forgets that alias when the last of its transfers has
+/// ended. Nothing waits, and nobody else notices.
 ///
 /// An endpoint that is forgotten, or could not be made, keeps its descriptors until the agent
 /// goes (NIXL 1.5.1), so loading afresh is kept rare (`FailedPeers`): what is asked of a peer that
-/// is left alone for a while fails at once. Without RDMA every
-/// region of a peer has the same remote key, byte for byte, which is then loaded once, for all
-/// addresses: whatever the peer offers later is there already. What an operation may touch is what
-/// its own metadata says, checked before.
+/// is left alone for a while fails at once.
 ///
 /// Thread safety: for whoever has the agent lock.
 class PeerTable {
  public:
-  PeerTable(Agent& agent, std::string backend, std::size_t max_regions, std::size_t max_peers)
+  PeerTable(Agent& agent, std::string backend, std::size_t max_keys, std::size_t max_peers)
       : agent_(agent),
         backend_(std::move(backend)),
-        max_regions_(max_regions),
+        max_keys_(max_keys),
         max_peers_(max_peers),
         failed_(max_peers) {}
 
-  /// Makes the offer's regions usable. Throws `AgentError` when NIXL refuses them, or did so a
-  /// moment ago.
+  /// Makes the offer's regions usable, by `Peer::as_loaded`. Throws `AgentError` when NIXL refuses
+  /// them, or did so a moment ago.
   std::shared_ptr<Peer> admit(const RemoteOffer& offer, bool keys_differ = false);
 
   /// The same, with both endpoints, that of the transfers and that of the notices. `keys_differ` is
@@ -156,15 +163,19 @@ class PeerTable {
   std::size_t size() const noexcept { return current_.size(); }
 
  private:
-  /// Adds what is not loaded yet to `missing`. Returns false when it would clash.
-  bool fits(const Peer& peer, const RemoteOffer& offer, std::vector<Blob::Element>& missing) const;
-  void load(Peer& peer, const std::vector<Blob::Element>& elements);
+  /// The keys of the offer that are not loaded yet, each once.
+  static std::set<Peer::KeyView> missing(const Peer& peer, const RemoteOffer& offer);
+  bool has_room(const Peer& peer, std::size_t more) const noexcept {
+    // One offer may exceed the bound by itself, when there is nothing else.
+    return more == 0 || peer.devices_.empty() || peer.devices_.size() + more <= max_keys_;
+  }
+  void load(Peer& peer, const std::set<Peer::KeyView>& keys);
   std::shared_ptr<Peer> load_new(const RemoteOffer& offer, bool keys_differ);
   void make_room();
 
   Agent& agent_;
   const std::string backend_;
-  const std::size_t max_regions_;
+  const std::size_t max_keys_;
   const std::size_t max_peers_;
   std::uint64_t loadings_ = 0;
   std::uint64_t uses_ = 0;

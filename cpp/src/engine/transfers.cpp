@@ -51,8 +51,8 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
     }
     flight.engine_notifies = PeerTable::has_notice_endpoint(*flight.peer) && !request.key.empty();
     flight.transfer.emplace(agent_.create_transfer(
-        request.kind, flight.local_regions, flight.remote.regions, flight.peer->alias,
-        flight.engine_notifies ? std::string() : request.key));
+        request.kind, flight.local_regions, flight.peer->as_loaded(flight.remote),
+        flight.peer->alias, flight.engine_notifies ? std::string() : request.key));
   } catch (const AgentError& error) {
     if (code == ErrorCode::backend) advice = registration_advice(flight.local_regions);
     return Outcome::not_posted({code, request.describe() + ": " + what + error.what() + advice});
