@@ -1,6 +1,7 @@
 #include "agent/advice.h"
 
 #include <ifaddrs.h>
+#include <linux/capability.h>
 #include <net/if.h>
 #include <sys/resource.h>
 
@@ -8,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string_view>
 
@@ -17,6 +19,9 @@
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
+
+/// What UCX may lock for its own buffers when it opens an RDMA device: some MiB.
+constexpr std::size_t kLockedAtStart = std::size_t{16} << 20;
 
 std::string environment(const char* name) {
   const char* const value = std::getenv(name);
@@ -99,6 +104,70 @@ std::string devices_advice(const std::string& setting, const std::string& what,
          "; RDMA devices: " + join(rdma);
 }
 
+/// Whether memory may be locked beyond the limit.
+bool may_lock_any_amount() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (!line.starts_with("CapEff:")) continue;
+    return (std::strtoull(line.c_str() + 7, nullptr, 16) >> CAP_IPC_LOCK & 1) != 0;
+  }
+  return false;
+}
+
+/// For `bytes` that RDMA would have to lock.
+std::string locking_advice(std::size_t bytes) {
+  ::rlimit limit{};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur >= bytes ||
+      may_lock_any_amount()) {
+    return "";
+  }
+  return "; this process may lock " + std::to_string(limit.rlim_cur / 1024) +
+         " KiB of memory, and RDMA locks what is registered: raise RLIMIT_MEMLOCK "
+         "(ulimit -l unlimited)";
+}
+
+bool is_active(const std::string& device) {
+  std::error_code none;
+  const auto ports = std::filesystem::path("/sys/class/infiniband") / device / "ports";
+  for (const auto& port : std::filesystem::directory_iterator(ports, none)) {
+    std::ifstream file(port.path() / "state");
+    std::string state;
+    if (std::getline(file, state) && state.find("ACTIVE") != std::string::npos) return true;
+  }
+  return false;
+}
+
+/// An RDMA device's address is one of a table, by its index.
+bool has_address(const std::string& device, const std::string& index) {
+  std::error_code none;
+  const auto ports = std::filesystem::path("/sys/class/infiniband") / device / "ports";
+  for (const auto& port : std::filesystem::directory_iterator(ports, none)) {
+    std::ifstream file(port.path() / "gids" / index);
+    std::string address;
+    if (std::getline(file, address) && address.find_first_not_of("0:") != std::string::npos) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// What keeps UCX from a device that is here.
+std::string rdma_advice(const std::vector<std::string>& devices) {
+  if (devices.empty()) return "";
+  std::string advice = locking_advice(kLockedAtStart);
+  const std::string index = environment("UCX_IB_GID_INDEX");
+  const bool has_index = !index.empty() && index != "auto";
+  for (const std::string& device : devices) {
+    if (!is_active(device)) {
+      advice += "; no port of the RDMA device '" + device + "' is up";
+    } else if (has_index && !has_address(device, index)) {
+      advice += "; UCX_IB_GID_INDEX is '" + index + "', an address that the RDMA device '" +
+                device + "' does not have (/sys/class/infiniband/" + device + "/ports/*/gids)";
+    }
+  }
+  return advice;
+}
+
 std::string home_advice() {
   const std::string home = environment("HOME");
   std::error_code error;
@@ -117,6 +186,7 @@ std::string start_advice(const std::string& device_list) {
   if (up.empty()) advice += "; no network interface is up, not even lo: UCX needs one";
   advice += devices_advice(environment("UCX_NET_DEVICES"), "UCX_NET_DEVICES", up, rdma);
   advice += devices_advice(device_list, "the backend's device_list", up, rdma);
+  advice += rdma_advice(rdma);
   advice += cuda_start_advice();
   if (advice.empty()) advice = "; UCX_LOG_LEVEL=info has UCX say why, on standard output";
   return advice;
@@ -134,13 +204,7 @@ std::string registration_advice(const std::vector<Region>& regions) {
     return advice + "; of the " + std::to_string(region.size) + " bytes at " + address +
            " not all are mapped: was the memory freed?";
   }
-  ::rlimit limit{};
-  if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur < bytes &&
-      !rdma_devices().empty()) {
-    advice +=
-        "; this process may lock " + std::to_string(limit.rlim_cur) +
-        " bytes of memory, and RDMA locks what is registered: raise RLIMIT_MEMLOCK (ulimit -l)";
-  }
+  if (!rdma_devices().empty()) advice += locking_advice(bytes);
   return advice;
 }
 
