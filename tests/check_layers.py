@@ -42,11 +42,13 @@ PYTHON_LAYERS = {
         "commands._cuda",
         "commands._finding",
         "commands._process",
+        "commands.providers",
         "commands.bench_work",
         "commands.run",
     ),
     "commands: sides": (
         "commands._dynamo",
+        "commands._rdma",
         "commands.bench_peer",
         "commands.bench_plot",
         "commands.bench_serve",

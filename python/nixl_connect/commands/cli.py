@@ -16,6 +16,7 @@ from rich.table import Table
 
 import nixl_connect as nc
 
+from .._library import nixl_library_candidates
 from . import doctor
 from ._process import take_standard_output
 from .bench import measure
@@ -23,6 +24,7 @@ from .bench_peer import Child, Server
 from .bench_plot import plot as draw
 from .bench_serve import serve
 from .bench_work import PeerError, Result, Work, parse_counts, parse_sizes, size_text
+from .providers import ProvidersError, link_providers
 from .run import RunError, run
 
 app: typer.Typer = typer.Typer(
@@ -100,6 +102,26 @@ def run_command(
         run(program)
     except RunError as error:
         _fail(str(error))
+
+
+@app.command("rdma-providers")
+def rdma_providers_command(
+    folder: Annotated[Path, typer.Argument(help="Where to make the links.")],
+) -> None:
+    """Let NIXL's wheel use RDMA devices of drivers other than mlx5, such as rxe, irdma, bnxt_re.
+
+    Makes a folder with links to the providers that the system has for them. Programs that are
+    started with it in LD_LIBRARY_PATH use them.
+    """
+    candidates = nixl_library_candidates()
+    if not candidates:
+        _fail("NIXL is not installed from a wheel: its libibverbs is the system's")
+    try:
+        drivers = link_providers(folder.absolute(), Path(candidates[0]))
+    except (ProvidersError, OSError) as error:
+        _fail(str(error))
+    Console(stderr=True).print(f"for devices of {', '.join(drivers)}", highlight=False)
+    print(f"export LD_LIBRARY_PATH={folder.absolute()}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}")
 
 
 @bench_app.callback()

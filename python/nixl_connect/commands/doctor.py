@@ -21,6 +21,7 @@ from typing import cast
 from .._library import nixl_library_candidates
 from ._dynamo import find_dynamo
 from ._finding import Finding
+from ._rdma import find_rdma
 from .probe import answers, command
 
 __all__ = ["Finding", "examine", "verdict"]
@@ -36,6 +37,8 @@ def examine() -> list[Finding]:
     findings = [*_installed(), *find_dynamo(), *_library(), *_limits(), *_devices()]
     host = _probe("host")
     findings += _host(host)
+    library = host.get("library")
+    findings += find_rdma(_probe, Path(str(library)) if library else None)
     findings += _transports(host)
     findings += _gpu()
     return findings
@@ -114,8 +117,6 @@ def _devices() -> Iterator[Finding]:
         "ok",
         ", ".join(interfaces) + (f"; UCX_NET_DEVICES={chosen}" if chosen else "; UCX may use all"),
     )
-    hcas = sorted(path.name for path in Path("/sys/class/infiniband").glob("*"))
-    yield Finding("RDMA devices", "ok" if hcas else "absent", ", ".join(hcas) or "none")
 
 
 def _probe(kind: str, **environment: str) -> dict[str, object]:
