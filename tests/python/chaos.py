@@ -314,10 +314,12 @@ class Chaos:
                 self.outcomes["processes killed"] += 1
                 await self.start(index)
             else:
-                handle.process.send_signal(signal.SIGSTOP)
-                await asyncio.sleep(self.chance.uniform(0.01, 0.7))
-                handle.process.send_signal(signal.SIGCONT)
-                self.outcomes["processes stopped"] += 1
+                # Where it has ended by itself `listen` says so, and how.
+                with contextlib.suppress(ProcessLookupError):
+                    handle.process.send_signal(signal.SIGSTOP)
+                    await asyncio.sleep(self.chance.uniform(0.01, 0.7))
+                    handle.process.send_signal(signal.SIGCONT)
+                    self.outcomes["processes stopped"] += 1
 
     async def rest(self) -> None:
         """Has all workers end what they have, and takes their sizes."""
