@@ -34,7 +34,7 @@ export CCACHE_BASEDIR := $(CURDIR)
 
 .PHONY: demo example-pipeline test check setup clean docs docs-cpp lint format stubs wheel sdist \
   fuzz soak bench bench-cpp bench-gpu $(PRESETS:%=configure-%) $(PRESETS:%=build-%) \
-  $(addprefix test-,cpp python stand-in sanitizers compilers package)
+  $(addprefix test-,cpp python stand-in rdma sanitizers compilers package)
 demo: $(STAMPS)/package
 	python docs/examples/encode_prefill.py
 example-pipeline: $(STAMPS)/package
@@ -91,6 +91,9 @@ test-python: build-dev $(STAMPS)/test-tools
 test-stand-in: build-dev $(STAMPS)/test-tools
 	$(PYTEST) tests/stand_in
 	FAKE_CUDA_LIVE=1 LD_LIBRARY_PATH=$(CURDIR)/build/dev/tests/fake_cuda $(PYTEST) -m gpus $(SOME)
+# What moves data, over RDMA verbs, in an emulated machine.
+test-rdma: build-dev $(STAMPS)/test-tools
+	$(WITH_NIXL) tools/test-rdma
 # The core on the stand-in for NIXL, once for each sanitizer.
 test-sanitizers: build-tsan build-asan
 	ctest --preset tsan

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 # Before anything starts UCX, which would take every network interface.
-os.environ["UCX_NET_DEVICES"] = "lo"
+os.environ["UCX_NET_DEVICES"] = "rxe0:1" if "NIXL_CONNECT_TEST_RDMA" in os.environ else "lo"
 
 import gpus
 import nixl_connect as nc
 from launcher import LIMIT, Forked, Launcher
 
+# Over RDMA verbs and nothing else: see tests/rdma/run.
+RDMA = "NIXL_CONNECT_TEST_RDMA" in os.environ
 PEER = Path(__file__).with_name("peer.py")
 OURS = "nixl_connect"
 DYNAMO = "dynamo.nixl_connect"
@@ -87,6 +89,11 @@ class Peer:
         self.process.stdin.close()
         await self._reader
         return await self.process.wait()
+
+
+def sized(size: int) -> int:
+    """So many bytes, or what takes as long to move by emulated verbs."""
+    return max(size >> 6, min(size, 1 << 20)) if RDMA else size
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

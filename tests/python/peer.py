@@ -113,6 +113,11 @@ class Worker:
         operation.cancel()
         return {"status": str(operation.status)}
 
+    async def drop(self, request: dict[str, Any]) -> dict[str, Any]:
+        operation, _ = self.offers.pop(request["key"])
+        with operation:
+            return {}
+
     async def start_child(self, request: dict[str, Any]) -> dict[str, Any]:
         child = await asyncio.create_subprocess_exec(
             "sleep", "60", close_fds=False, stdout=asyncio.subprocess.DEVNULL

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Peer
+from conftest import RDMA, Peer, sized
 
 HERE = Path(__file__).parent
 UNSHARE = shutil.which("unshare")
@@ -28,7 +28,7 @@ KINDS = ["read", "write"]
 FIRST, SECOND = 7, 0x55
 SMALL = 4096
 # Long enough under way for something to happen meanwhile.
-LARGE = {"default": 128 << 20, "tcp": 64 << 20, "apart": 64 << 20}
+LARGE = {"default": sized(128 << 20), "rdma": sized(128 << 20), "tcp": 64 << 20, "apart": 64 << 20}
 # Processes of other spaces cannot reach one another's tables: they claim by messages.
 APART = [UNSHARE or "", "--pid", "--fork", "--kill-child", "--mount-proc"]
 Start = Callable[..., Awaitable[Peer]]
@@ -42,7 +42,7 @@ def can_be_apart() -> bool:
 _APART = pytest.param(
     "apart", marks=pytest.mark.skipif(not can_be_apart(), reason="may not make namespaces")
 )
-WAYS = pytest.mark.parametrize("way", ["default", "tcp", _APART])
+WAYS = pytest.mark.parametrize("way", ["rdma"] if RDMA else ["default", "tcp", _APART])
 WAYS_OF_TCP = pytest.mark.parametrize("way", ["tcp", _APART])
 
 
@@ -54,7 +54,7 @@ async def start() -> AsyncIterator[Start]:
     async def start_one(way: str, size: int, *prefix: str, **environment: str) -> Peer:
         script, name = HERE / "claims_peer.py", f"peer{len(peers)}"
         environment = {
-            **({} if way == "default" else TCP),
+            **({} if way in ("default", "rdma") else TCP),
             "UCX_LOG_LEVEL": "fatal",
             "NIXL_LOG_LEVEL": "FATAL",
             **environment,
@@ -213,6 +213,7 @@ async def ends_after(owner: Peer, mover: Peer, kind: str, how: str, way: str) ->
     await expect_untouched(owner, metadata)
 
 
+@pytest.mark.rdma
 @WAYS
 async def test_the_owner_ends_its_offer(start: Start, way: str) -> None:
     owner, mover = await pair(start, way, LARGE[way])
@@ -225,6 +226,7 @@ async def test_the_owner_ends_its_offer(start: Start, way: str) -> None:
         await expect_moves(owner, mover, kind)
 
 
+@pytest.mark.rdma
 @WAYS
 async def test_the_owner_exits(start: Start, way: str) -> None:
     """In order, but without closing its connector, in the middle of a transfer and of none."""
@@ -246,6 +248,7 @@ async def test_the_owner_exits(start: Start, way: str) -> None:
         assert reply.get("error") in LOST | {"DeadlineExceededError"}, reply
 
 
+@pytest.mark.rdma
 @WAYS
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_peer_is_killed(start: Start, way: str, kind: str) -> None:
@@ -277,6 +280,7 @@ async def test_the_peer_is_killed(start: Start, way: str, kind: str) -> None:
         await expect_untouched(owner, each)
 
 
+@pytest.mark.rdma
 @WAYS
 async def test_the_peer_is_stopped(start: Start, way: str) -> None:
     size = LARGE[way]

@@ -63,6 +63,7 @@ async def test_whatever_a_peer_sends_serves(
     assert await has_peers(other, 1)
 
 
+@pytest.mark.rdma
 async def test_the_first_transfer_makes_no_endpoint(
     connector: nc.Connector, other: nc.Connector
 ) -> None:
@@ -75,6 +76,7 @@ async def test_the_first_transfer_makes_no_endpoint(
     assert await has_peers(other, 1)
 
 
+@pytest.mark.rdma
 async def test_much_metadata_and_many_engines(other: nc.Connector) -> None:
     memory = np.zeros(64 * 100_000, dtype=np.uint8)
     addresses = memory.ctypes.data + 64 * np.arange(100_000, dtype=np.uint64)
@@ -122,6 +124,7 @@ async def test_what_is_no_metadata(
         await connector.connect(remote)
 
 
+@pytest.mark.rdma
 @pytest.mark.parametrize("claims", ["table", "messages"])
 async def test_a_peer_that_has_died(start_peer: StartPeer, claims: str) -> None:
     """Known or not: it is found within seconds, and not at the deadline."""
@@ -141,6 +144,7 @@ async def test_a_peer_that_has_died(start_peer: StartPeer, claims: str) -> None:
                 await connector.connect(metadata, timeout=60)
 
 
+@pytest.mark.rdma
 async def test_a_peer_that_is_stopped_does_not_answer(
     connector: nc.Connector, start_peer: StartPeer
 ) -> None:

@@ -22,6 +22,7 @@ def blocks(count: int, every: int, seed: int = 0) -> tuple[Any, nc.DescriptorLis
     return pool[order], nc.DescriptorList(addresses, BLOCK, owner=pool)
 
 
+@pytest.mark.rdma
 @pytest.mark.parametrize("engines", [1, 3])
 @pytest.mark.parametrize("registered", [False, True])
 async def test_gathers_ten_thousand_blocks(registered: bool, engines: int) -> None:
@@ -49,6 +50,7 @@ async def test_gathers_ten_thousand_blocks(registered: bool, engines: int) -> No
             np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.rdma
 async def test_mixes_with_a_list_on_the_other_side() -> None:
     expected, source = blocks(5, 2)
     out = np.zeros((5, BLOCK), dtype=np.uint8)

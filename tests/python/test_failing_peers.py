@@ -8,15 +8,20 @@ import signal
 from typing import Any
 
 import pytest
-from conftest import OURS, Peer, StartPeer
+from conftest import OURS, RDMA, Peer, StartPeer, sized
 from test_processes import move
+
+pytestmark = pytest.mark.rdma
 
 ALL = {"UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
 TCP = {**ALL, "UCX_TLS": "tcp"}
 CUDA = {**ALL, "NIXL_CONNECT_TEST_WHERE": "cuda:0"}
+BY_RDMA = [pytest.param(ALL, id="rdma")]
 TRANSPORTS = pytest.mark.parametrize(
     "environment",
-    [
+    BY_RDMA
+    if RDMA
+    else [
         pytest.param(ALL, id="shared memory"),
         pytest.param(TCP, id="tcp"),
         pytest.param(CUDA, id="cuda", marks=pytest.mark.gpus(1)),
@@ -26,7 +31,7 @@ KINDS = pytest.mark.parametrize("kind", ["read", "write"])
 
 SMALL = [4096]
 # Long enough under way for something to happen meanwhile.
-LARGE = [1 << 28] * 2
+LARGE = [sized(1 << 28)] * 2
 LOST = {"PeerDisconnectedError", "PeerUnreachableError"}
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import nixl_connect as nc
 import numpy as np
 import pytest
-import torch
+from conftest import sized
 from nixl_connect import _core
+
+pytestmark = pytest.mark.rdma
 
 KINDS = ["read", "write"]
 
@@ -46,7 +48,7 @@ async def move(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "sizes", [[1], [4096], [1 << 20], [64 << 20], [1, 2, 3], [100] * 1000, [1 << 20, 1]]
+    "sizes", [[1], [4096], [1 << 20], [sized(64 << 20)], [1, 2, 3], [100] * 1000, [1 << 20, 1]]
 )
 async def test_moves_every_byte(
     connector: nc.Connector, other: nc.Connector, kind: str, sizes: list[int]
@@ -75,6 +77,7 @@ async def test_256_at_once(connector: nc.Connector, other: nc.Connector, kind: s
 async def test_one_descriptor_in_many_operations_at_once(
     connector: nc.Connector, other: nc.Connector
 ) -> None:
+    torch = pytest.importorskip("torch")
     source = nc.Descriptor(torch.arange(1000))
     targets = [torch.zeros(1000, dtype=torch.int64) for _ in range(64)]
     offers = await asyncio.gather(*[connector.create_readable(source) for _ in targets])

@@ -7,11 +7,18 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import OURS, Peer, StartPeer
+from conftest import OURS, RDMA, Peer, StartPeer, sized
 
 ALL_TRANSPORTS = {}
 # TCP for the data too: what two hosts without RDMA would use.
 TCP_ONLY = {"UCX_TLS": "tcp"}
+
+
+TRANSPORTS = pytest.mark.parametrize(
+    "environment",
+    [ALL_TRANSPORTS] if RDMA else [ALL_TRANSPORTS, TCP_ONLY],
+    ids=["rdma"] if RDMA else ["all", "tcp"],
+)
 
 
 async def move(owner: Peer, mover: Peer, kind: str, sizes: list[int], seed: int) -> None:
@@ -25,7 +32,8 @@ async def move(owner: Peer, mover: Peer, kind: str, sizes: list[int], seed: int)
     assert (waited["status"], waited["right"]) == ("DONE", True), waited
 
 
-@pytest.mark.parametrize("environment", [ALL_TRANSPORTS, TCP_ONLY], ids=["all", "tcp"])
+@pytest.mark.rdma
+@TRANSPORTS
 async def test_256_at_once(start_peer: StartPeer, environment: dict[str, str]) -> None:
     left, right = await asyncio.gather(
         start_peer(OURS, **environment), start_peer(OURS, **environment)
@@ -40,16 +48,18 @@ async def test_256_at_once(start_peer: StartPeer, environment: dict[str, str]) -
     )
 
 
-@pytest.mark.parametrize("environment", [ALL_TRANSPORTS, TCP_ONLY], ids=["all", "tcp"])
+@pytest.mark.rdma
+@TRANSPORTS
 async def test_sizes(start_peer: StartPeer, environment: dict[str, str]) -> None:
     left, right = await asyncio.gather(
         start_peer(OURS, **environment), start_peer(OURS, **environment)
     )
-    for seed, sizes in enumerate([[1], [4096], [64 << 20], [1, 10, 100_000], [8] * 2000]):
+    for seed, sizes in enumerate([[1], [4096], [sized(64 << 20)], [1, 10, 100_000], [8] * 2000]):
         for kind in ("read", "write"):
             await move(left, right, kind, sizes, seed)
 
 
+@pytest.mark.rdma
 async def test_many_workers(start_peer: StartPeer) -> None:
     workers = await asyncio.gather(*[start_peer() for _ in range(4)])
     await asyncio.gather(
@@ -62,6 +72,7 @@ async def test_many_workers(start_peer: StartPeer) -> None:
     )
 
 
+@pytest.mark.rdma
 async def test_the_passive_side_learns_though_the_active_one_leaves_at_once(
     start_peer: StartPeer,
 ) -> None:

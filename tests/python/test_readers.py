@@ -42,6 +42,7 @@ SETARCH = shutil.which("setarch")
 __all__ = ["start"]  # the fixture
 
 
+@pytest.mark.rdma
 async def test_one_of_three_is_killed(start: Start) -> None:
     size = LARGE["default"]
     owner, doomed, *others = await asyncio.gather(*[start("default", size) for _ in range(4)])
@@ -71,6 +72,7 @@ async def move(mover: nc.Connector, passive: nc.PassiveOperation, value: int) ->
     assert (memory == value).all()
 
 
+@pytest.mark.rdma
 async def test_three_readers(connector: nc.Connector, other: nc.Connector) -> None:
     source = np.full(SMALL, FIRST, dtype=np.uint8)
     readable = await connector.create_readable(nc.Descriptor(source), readers=3)
@@ -103,6 +105,7 @@ async def test_any_number_of_readers(connector: nc.Connector, other: nc.Connecto
         await move(other, readable, FIRST)
 
 
+@pytest.mark.rdma
 async def test_two_writers(connector: nc.Connector, other: nc.Connector) -> None:
     target = np.zeros(SMALL, dtype=np.uint8)
     writable = await connector.create_writable(nc.Descriptor(target), writers=2)
@@ -124,6 +127,7 @@ async def test_wrong_numbers_of_readers(connector: nc.Connector, count: Any) -> 
         connector.create_writable_blocking(memory, writers=count)
 
 
+@pytest.mark.rdma
 async def test_decline(connector: nc.Connector, other: nc.Connector) -> None:
     memory = nc.Descriptor(bytearray(SMALL))
     for reason, said in (("no room", "no room"), ("x" * 300, "x" * 127), ("a/ü\n", "a__")):
@@ -146,6 +150,7 @@ async def test_decline(connector: nc.Connector, other: nc.Connector) -> None:
     await move(other, readable, FIRST)
 
 
+@pytest.mark.rdma
 @WAYS
 async def test_one_bad_address_fails_alone(start: Start, way: str) -> None:
     """Nine reads at once, one of them of memory that is gone."""
@@ -165,6 +170,7 @@ async def test_one_bad_address_fails_alone(start: Start, way: str) -> None:
     assert await expect_ended(owner, bad, "killed")
 
 
+@pytest.mark.rdma
 async def test_an_own_address_that_is_gone(connector: nc.Connector) -> None:
     """A connector that reads its own offers is none the worse for a bad one."""
     memory = nc.Descriptor(bytearray(b"\7" * SMALL))
