@@ -35,6 +35,10 @@ def launcher() -> Launcher:
     return made
 
 
+def is_read_at_start(variable: str) -> bool:
+    return variable.startswith(("LD_", "MALLOC_", "PYTHON", "NIXL_CONNECT_REPLACE_"))
+
+
 class Peer:
     """A worker process; see peer.py."""
 
@@ -45,11 +49,14 @@ class Peer:
 
     @classmethod
     async def start(cls, script: Path, *arguments: str, **environment: str) -> Peer:
-        """Standard output is for replies; UCX would write its log there."""
-        quiet = {"NIXL_LOG_LEVEL": "ERROR", "UCX_LOG_FILE": "stderr"}
+        """As a fork, unless Python itself has to be started for what it is given."""
+        # Standard output is for replies; UCX would write its log there.
+        environment = {"NIXL_LOG_LEVEL": "ERROR", "UCX_LOG_FILE": "stderr", **environment}
+        if script.parent != PEER.parent or any(map(is_read_at_start, environment)):
+            return await cls.execute(sys.executable, str(script), *arguments, **environment)
         command = [str(script), *arguments]
         imports = ["torch"] if DYNAMO in arguments else []
-        return cls(await launcher().start(command, {**os.environ, **quiet, **environment}, imports))
+        return cls(await launcher().start(command, {**os.environ, **environment}, imports))
 
     @classmethod
     async def execute(cls, *command: str, **environment: str) -> Peer:
