@@ -440,15 +440,19 @@ TEST_F(Faults, TheDeadlineIsCheckedAfterWhatIsThere) {
 TEST_F(Faults, SlowRegistrationHoldsUpNobodyButTheEngine) {
   left->wait_started();
   fake_nixl::delay("register_mem", 100'000);
-  // The first small one is tried on the spot, and tells that it is slow.
-  offer(source).metadata();
-  const auto began = std::chrono::steady_clock::now();
-  Buffer other(1000);
-  const auto from = offer(other);
-  EXPECT_EQ(from.status(), OperationStatus::initialized);
-  EXPECT_FALSE(from.reached(Milestone::ready));
-  from.metadata();
-  EXPECT_GE(std::chrono::steady_clock::now() - began, milliseconds(100));
+  // A small one is tried on the spot, and tells that it is slow; the first may have met an engine
+  // that was busy, and been left to it.
+  bool was_deferred = false;
+  for (int i = 0; i < 5 && !was_deferred; ++i) {
+    const auto began = std::chrono::steady_clock::now();
+    const Buffer other(1000);
+    const auto from = offer(other);
+    EXPECT_EQ(from.status(), OperationStatus::initialized);
+    was_deferred = !from.reached(Milestone::ready);
+    from.metadata();
+    EXPECT_GE(std::chrono::steady_clock::now() - began, milliseconds(100));
+  }
+  EXPECT_TRUE(was_deferred);
 }
 
 TEST_F(Faults, RegistrationsAreShared) {
