@@ -31,6 +31,17 @@ class TransfersTest : public testing::FakeAgentsTest {
   std::vector<OperationPtr> reads;
 };
 
+TEST_F(TransfersTest, ARemoteKeyMayBeEmpty) {
+  // Metadata can say so; what it is good for is for NIXL to say.
+  const auto offered = owner->offer(source);
+  const auto read = read_of(*offered);
+  read->flight.remote.remote_keys = {""};
+  EXPECT_FALSE(begin(read)) << "in flight";
+  const auto events = reader->poll();
+  ASSERT_THAT(events, SizeIs(1));
+  EXPECT_FALSE(events[0].outcome.completed);
+}
+
 TEST_F(TransfersTest, ArePostedAndComplete) {
   const auto offered = owner->offer(source);
   const auto read = read_of(*offered);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "nixl_connect/error.h"
 #include "wire/coverage.h"
@@ -210,7 +211,7 @@ void PeerTable::succeeded(Peer& peer) {
 
 std::set<Peer::KeyView> PeerTable::missing(const Peer& peer, const RemoteOffer& offer) {
   std::set<Peer::KeyView> keys;
-  Peer::KeyView last;
+  std::optional<Peer::KeyView> last;
   for (std::size_t i = 0; i < offer.regions.size(); ++i) {
     const Peer::KeyView key{offer.regions[i].type, offer.remote_keys[i]};
     if (key == last) continue;
