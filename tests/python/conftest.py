@@ -98,6 +98,15 @@ class Peer:
         return await self.process.wait()
 
 
+async def eventually(condition: Callable[[], bool]) -> bool:
+    """Within ten seconds: figures may be of a moment ago, while an engine is busy."""
+    for _ in range(1000):
+        if condition():
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
 def sized(size: int) -> int:
     """So many bytes, or what takes as long to move by emulated verbs."""
     return max(size >> 6, min(size, 1 << 20)) if RDMA else size

@@ -47,8 +47,8 @@ class Forked:
         self._ended = asyncio.create_task(self._wait(ended))
 
     async def _wait(self, ended: asyncio.StreamReader) -> int:
+        # Nothing where the launcher itself has ended.
         status = await ended.read()
-        # None where the launcher itself has ended.
         self.returncode = os.waitstatus_to_exitcode(int(status or b"9"))
         return self.returncode
 

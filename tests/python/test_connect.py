@@ -13,7 +13,7 @@ from typing import Any
 import nixl_connect as nc
 import numpy as np
 import pytest
-from conftest import DYNAMO, OURS, StartPeer
+from conftest import DYNAMO, OURS, StartPeer, eventually
 
 SIZE = 4096
 FIRST = 7
@@ -22,12 +22,7 @@ Forms = Callable[[nc.PassiveOperation], Any]
 
 
 async def has_peers(connector: nc.Connector, count: int) -> bool:
-    """Figures may be of a moment ago, while an engine is busy."""
-    for _ in range(1000):
-        if connector.stats().peers == count:
-            return True
-        await asyncio.sleep(0.01)
-    return False
+    return await eventually(lambda: connector.stats().peers == count)
 
 
 async def move(reader: nc.Connector, metadata: nc.RdmaMetadata | bytes) -> None:

@@ -16,10 +16,9 @@ pytestmark = pytest.mark.rdma
 ALL = {"UCX_LOG_LEVEL": "fatal", "NIXL_LOG_LEVEL": "FATAL"}
 TCP = {**ALL, "UCX_TLS": "tcp"}
 CUDA = {**ALL, "NIXL_CONNECT_TEST_WHERE": "cuda:0"}
-BY_RDMA = [pytest.param(ALL, id="rdma")]
 TRANSPORTS = pytest.mark.parametrize(
     "environment",
-    BY_RDMA
+    [pytest.param(ALL, id="rdma")]
     if RDMA
     else [
         pytest.param(ALL, id="shared memory"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import gc
 import json
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 
 import nixl_connect as nc
 import pytest
+from conftest import eventually
 from nixl_connect import _tracing
 from nixl_connect.metrics import ConnectorCollector
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -63,12 +63,9 @@ async def test_operations_are_counted_by_kind_and_end(pair: Pair) -> None:
         await read(pair)
     for _ in range(3):
         await write(pair, 100)
-    # Figures may be of a moment ago, while an engine is busy.
-    for _ in range(1000):
-        owner, mover = (connector.stats() for connector in pair)
-        if owner.notifications_matched == 8 and mover.peers == 1:
-            break
-        await asyncio.sleep(0.01)
+    assert await eventually(lambda: pair[0].stats().notifications_matched == 8)
+    assert await eventually(lambda: pair[1].stats().peers == 1)
+    owner, mover = (connector.stats() for connector in pair)
     assert owner.operations["readable"].complete == 5
     assert owner.operations["readable"].bytes == 5 * 4096
     assert owner.operations["writable"].complete == 3

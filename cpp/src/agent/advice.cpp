@@ -126,29 +126,31 @@ std::string locking_advice(std::size_t bytes) {
          "(ulimit -l unlimited)";
 }
 
-bool is_active(const std::string& device) {
+/// The first line of a file that each port of an RDMA device has; empty where one has it not.
+std::vector<std::string> of_ports(const std::string& device, const std::string& file) {
+  std::vector<std::string> lines;
   std::error_code none;
   const auto ports = std::filesystem::path("/sys/class/infiniband") / device / "ports";
   for (const auto& port : std::filesystem::directory_iterator(ports, none)) {
-    std::ifstream file(port.path() / "state");
-    std::string state;
-    if (std::getline(file, state) && state.find("ACTIVE") != std::string::npos) return true;
+    std::ifstream stream(port.path() / file);
+    std::getline(stream, lines.emplace_back());
   }
-  return false;
+  return lines;
+}
+
+bool is_active(const std::string& device) {
+  const auto states = of_ports(device, "state");
+  return std::any_of(states.begin(), states.end(), [](const std::string& state) {
+    return state.find("ACTIVE") != std::string::npos;
+  });
 }
 
 /// An RDMA device's address is one of a table, by its index.
 bool has_address(const std::string& device, const std::string& index) {
-  std::error_code none;
-  const auto ports = std::filesystem::path("/sys/class/infiniband") / device / "ports";
-  for (const auto& port : std::filesystem::directory_iterator(ports, none)) {
-    std::ifstream file(port.path() / "gids" / index);
-    std::string address;
-    if (std::getline(file, address) && address.find_first_not_of("0:") != std::string::npos) {
-      return true;
-    }
-  }
-  return false;
+  const auto addresses = of_ports(device, "gids/" + index);
+  return std::any_of(addresses.begin(), addresses.end(), [](const std::string& address) {
+    return address.find_first_not_of("0:") != std::string::npos;
+  });
 }
 
 /// What keeps UCX from a device that is here.

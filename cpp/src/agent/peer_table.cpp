@@ -1,6 +1,7 @@
 #include "agent/peer_table.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <optional>
 
@@ -231,9 +232,12 @@ void PeerTable::load(Peer& peer, const std::set<Peer::KeyView>& keys) {
   }
   agent_.load_remote(Blob::make(peer.alias, backend_, peer.address, elements));
   for (const Blob::Element& element : elements) {
-    const MemoryType type = element.region.type;
-    peer.devices_.emplace(Peer::Key(type, element.remote_key), element.region.device);
-    if (type == kDram && ++peer.host_keys_ > 1) peer.keys_differ = true;
+    peer.devices_.emplace(Peer::Key(element.region.type, element.remote_key),
+                          element.region.device);
+  }
+  // Those of host memory come first.
+  if (peer.devices_.size() > 1 && std::next(peer.devices_.begin())->first.first == kDram) {
+    peer.keys_differ = true;
   }
 }
 

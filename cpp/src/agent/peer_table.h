@@ -87,7 +87,6 @@ class Peer {
   Agent& agent_;
   /// The device number of each remote key that is loaded.
   std::map<Key, std::uint64_t, Less> devices_;
-  std::size_t host_keys_ = 0;
 };
 
 /// What it means that a peer cannot be loaded, for the beginning of a message.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,10 @@ class RdmaDevice:
     """Whether a port of it is up."""
     usable: bool
     """Whether this process may open it."""
+
+    def is_among(self, names: Iterable[str]) -> bool:
+        """Whether one of UCX's names, such as ``mlx5_0:1``, is of a port of it."""
+        return any(name.partition(":")[0] == self.name for name in names)
 
 
 def find_rdma_devices(root: Path = Path("/")) -> list[RdmaDevice]:
@@ -102,7 +106,7 @@ def _problem(
         )
     if known is None:
         return f"{driver}; UCX does not say which devices it knows", ""
-    if not any(name.partition(":")[0] == device.name for name in known):
+    if not device.is_among(known):
         tcp = sorted(name for name, kind in known.items() if kind == "tcp" and name != "lo")
         by = (
             f"what goes to other hosts goes by TCP ({', '.join(tcp)})"
@@ -111,7 +115,7 @@ def _problem(
         )
         return f"{driver}; UCX does not know it, and {by}", _advice(device, library)
     chosen = os.environ.get("UCX_NET_DEVICES", "all").split(",")
-    if "all" not in chosen and not any(name.partition(":")[0] == device.name for name in chosen):
+    if "all" not in chosen and not device.is_among(chosen):
         return f"{driver}; UCX_NET_DEVICES leaves it out", f"add {device.name}:1 to UCX_NET_DEVICES"
     transports = os.environ.get("UCX_TLS", "all")
     if not transports.startswith("^") and not any(

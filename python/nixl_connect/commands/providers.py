@@ -46,21 +46,21 @@ def link_providers(folder: Path, library: Path, root: Path = Path("/")) -> list[
         )
     wanted = _INTERFACE.search(bundled.read_bytes())
     interface = wanted[1].decode() if wanted else "?"
-    providers = [
-        path for pattern in _PROVIDER_FOLDERS for path in sorted(root.glob(f"{pattern}/*"))
-    ]
     fitting: dict[str, Path] = {}
-    for path in providers:
-        named = _PROVIDER.fullmatch(path.name)
-        if named and named[2] == interface:
-            fitting.setdefault(named[1], path)
+    others: set[str] = set()
+    for pattern in _PROVIDER_FOLDERS:
+        for path in sorted(root.glob(f"{pattern}/*")):
+            named = _PROVIDER.fullmatch(path.name)
+            if named and named[2] == interface:
+                fitting.setdefault(named[1], path)
+            elif named:
+                others.add(named[2])
     if not fitting:
-        there = sorted({m[2] for path in providers if (m := _PROVIDER.fullmatch(path.name))})
         raise ProvidersError(
             f"expected providers for rdmav{interface}, which {bundled.name} takes; the system has "
             + (
-                f"rdmav{', rdmav'.join(there)}: build NIXL from source against it"
-                if there
+                f"rdmav{', rdmav'.join(sorted(others))}: build NIXL from source against it"
+                if others
                 else "none: install ibverbs-providers (Debian) or rdma-core"
             )
         )
