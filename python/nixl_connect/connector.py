@@ -69,7 +69,7 @@ class Connector(Worker):
         cancelled, or whose deadline has passed, when a peer may be at it of which nothing is
         known. Peers that run this library claim an offer before they touch it: what they are at
         stays for as long as they are, and what nobody is at is released at once. Others, as
-        Dynamo's, claim nothing, and neither does anybody with RDMA. It is released sooner when
+        Dynamo's, claim nothing. It is released sooner when
         the peer reports completion or failure; with ``math.inf`` only then, or at `close`.
     foreign_peers
         Whether peers are about that claim nothing, so that offers linger from the first. None:

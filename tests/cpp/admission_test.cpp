@@ -136,5 +136,47 @@ TEST_F(AdmissionTest, SaysOnceASecondThatATransferGoesOn) {
   EXPECT_THAT(messages, IsEmpty());
 }
 
+TEST_F(AdmissionTest, AsksAgainUntilTheOwnerHasBeenSilentForLong) {
+  const auto reading = reader_of_key();
+  reader->admission.ask(reading);
+  const auto now = Clock::now();
+  const auto asked = [&](int seconds) {
+    std::vector<OperationPtr> none;
+    reader->admission.poll(now + std::chrono::seconds(seconds), none);
+    reader->admission.send("where to answer", now + std::chrono::seconds(seconds));
+    std::vector<std::pair<std::string, std::string>> messages;
+    owner->agent.take_notifications(messages);
+    for (const auto& message : messages) {
+      EXPECT_THAT(Notice::read(message.second).claims, SizeIs(1));
+      EXPECT_EQ(Notice::read(message.second).claims[0].number, reading->flight.claim_number);
+    }
+    return messages.size();
+  };
+  EXPECT_EQ(asked(0), 1u);
+  EXPECT_EQ(asked(0), 0u);
+  EXPECT_EQ(asked(2), 1u);
+  EXPECT_EQ(asked(29), 1u);
+  EXPECT_FALSE(reading->progress.ended());
+  EXPECT_EQ(asked(31), 0u);
+  EXPECT_EQ(reading->progress.failure().value_or(Failure{}).code, ErrorCode::peer_unreachable);
+}
+
+TEST_F(AdmissionTest, AnOwnerWhoseEndpointHasFailedMayBeSilentForLess) {
+  const auto reading = reader_of_key();
+  reader->admission.ask(reading);
+  const auto now = Clock::now();
+  const auto has_failed = [&](int seconds) {
+    std::vector<OperationPtr> none;
+    reader->admission.poll(now + std::chrono::seconds(seconds), none);
+    return reading->progress.ended();
+  };
+  const auto peer = reading->flight.peer;
+  reader->peers.failed(*peer);
+  EXPECT_FALSE(has_failed(2));
+  EXPECT_NE(reading->flight.peer, peer) << "by a fresh endpoint";
+  EXPECT_FALSE(has_failed(6));
+  EXPECT_TRUE(has_failed(8));
+}
+
 }  // namespace
 }  // namespace nixl_connect

@@ -153,6 +153,25 @@ TEST_F(OffersTest, EachClaimByAMessageIsEndedByItself) {
   EXPECT_EQ(operation->flight.phase, Phase::lingering);
 }
 
+TEST_F(OffersTest, AClaimThatComesAgainTakesNoOtherPlace) {
+  const auto operation = owner->offer(source, 3);
+  const auto claim = [&](std::uint64_t number, const std::string& claimant = "peer") {
+    ClaimAnswers answers;
+    const std::string message = claim_message({{number, operation->request.key}}, "where");
+    offers().answer(claimant, Notice::read(message), Clock::now(), answers);
+    return answers.at(0).second == ClaimAnswer::granted;
+  };
+  const auto under_way = [&] { return operation->flight.readers.granted.size(); };
+  EXPECT_TRUE(claim(1) && claim(1));
+  EXPECT_EQ(under_way(), 1u);
+  EXPECT_THAT(take(operation->request.key), IsEmpty());
+  EXPECT_TRUE(claim(1)) << "its answer was late";
+  EXPECT_EQ(under_way(), 0u);
+  EXPECT_TRUE(claim(1, "another") && claim(2));
+  EXPECT_EQ(under_way(), 2u);
+  EXPECT_FALSE(claim(3));
+}
+
 TEST_F(OffersTest, OneWhoIsSilentIsTakenForDead) {
   const auto operation = owner->offer(source, 2);
   EXPECT_TRUE(operation->progress.take_metadata());

@@ -201,6 +201,31 @@ TEST_P(Readers, WhatIsInUseWhenTheConnectorClosesIsKept) {
   EXPECT_TRUE(eventually([&] { return memory.expired(); }));
 }
 
+TEST_P(Readers, AClaimIsMadeAgainWhenItOrItsAnswerIsLost) {
+  if (!GetParam()) GTEST_SKIP() << "no message, no loss";
+  const auto two = offer(2);
+  for (const int after : {0, 1}) {
+    fake_nixl::drop_notifications(1, after);
+    EXPECT_EQ(read(two.metadata()), "complete");
+  }
+  EXPECT_EQ(end_of(two), "complete");
+  EXPECT_EQ(two.readers_done(), 2u);
+  expect_idle();
+}
+
+TEST_P(Readers, AnOwnerThatDiesWithoutAnAnswerIsGone) {
+  if (!GetParam()) GTEST_SKIP() << "its table is looked at";
+  const auto several = offer(3);
+  EXPECT_EQ(read(several.metadata()), "complete");
+  EXPECT_EQ(read(several.metadata()), "complete");
+  fake_nixl::stop("left", true);
+  const Buffer target(1000);
+  const auto reading = right->begin_read(several.metadata(), {target.descriptor()});
+  EXPECT_FALSE(reading.wait(Milestone::ended, std::chrono::milliseconds(1500)));
+  fake_nixl::kill("left");
+  EXPECT_EQ(end_of(reading), "peer_disconnected");
+}
+
 INSTANTIATE_TEST_SUITE_P(Claims, Readers, ::testing::Bool(), [](const auto& instance) {
   return instance.param ? "ByMessages" : "InTheTable";
 });

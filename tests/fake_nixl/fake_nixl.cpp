@@ -111,6 +111,7 @@ struct World {
   bool hold = false;
   bool late_writes = false;
   int drop = 0;
+  int drop_after = 0;
   bool reverse = false;
   bool repeat = false;
   bool rotate = false;
@@ -171,7 +172,9 @@ Agent* agent_at(const std::string& address) {
 
 void deliver(const std::string& address, const std::string& sender, const std::string& message) {
   ++world().notifications_sent;
-  if (world().drop > 0) {
+  if (world().drop_after > 0) {
+    --world().drop_after;
+  } else if (world().drop > 0) {
     --world().drop;
     return;
   }
@@ -570,8 +573,9 @@ int nixl_capi_gen_notif(Agent* agent, const char* peer, const void* data, std::s
   FAKE_CALL("gen_notif", agent);
   const auto it = agent->remotes.find(peer);
   if (it == agent->remotes.end() && agent->name != peer) return kNotFound;
-  deliver(agent->name == peer ? agent->address : it->second.address, agent->name,
-          {static_cast<const char*>(data), size});
+  const std::string address = agent->name == peer ? agent->address : it->second.address;
+  if (const Agent* target = agent_at(address); target != nullptr && target->dead) return kBackend;
+  deliver(address, agent->name, {static_cast<const char*>(data), size});
   return kSuccess;
 }
 
@@ -641,7 +645,7 @@ void reset() {
   w.delays.clear();
   w.polls = 1;
   w.hold = w.late_writes = w.reverse = w.repeat = w.rotate = false;
-  w.drop = 0;
+  w.drop = w.drop_after = 0;
   w.key_padding = 0;
   w.watcher = nullptr;
   w.register_calls = w.notifications_sent = w.wrong_thread_calls = 0;
@@ -677,9 +681,10 @@ void watch(std::function<void(const std::string&)> watcher) {
   world().watcher = std::move(watcher);
 }
 
-void drop_notifications(int count) {
+void drop_notifications(int count, int after) {
   const std::lock_guard lock(world().mutex);
   world().drop = count;
+  world().drop_after = after;
 }
 
 void reverse_notifications(bool reverse) {

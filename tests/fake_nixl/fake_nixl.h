@@ -37,8 +37,8 @@ void write_late(bool late);
 /// Called by each call of an agent, with its name, on its thread; null for nothing.
 void watch(std::function<void(const std::string& function)> watcher);
 
-/// The next notifications are lost.
-void drop_notifications(int count);
+/// The next notifications are lost, after so many that are not.
+void drop_notifications(int count, int after = 0);
 /// Notifications are handed over in the reverse order.
 void reverse_notifications(bool reverse);
 /// Each notification arrives twice.

@@ -1,7 +1,8 @@
 """A worker in a process of its own, as peer.py's, that offers and uses parts of one large memory.
 
 That memory is made once, so that a test can act in the middle of one long transfer after another.
-Its requests, beside those of peer.py: ``prepare`` (make the memory), ``offer`` and ``begin`` (with
+Its requests, beside those of peer.py: ``prepare`` (make the memory), ``register`` (all of it),
+``offer`` and ``begin`` (with
 a part of it, filled with one value), ``progress`` (reply when somebody is at an offer), ``state``,
 ``refill`` (fill an offer's memory anew as soon as it is released), ``holds``, ``close`` (the
 connector, and go on with a new one), ``leave`` (end without closing it), ``unmapped`` (offer memory
@@ -51,6 +52,11 @@ class ClaimsPeer(Worker):
     async def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         self.memory = np.empty(request["size"], dtype=np.uint8)
         self.memory[:] = 0
+        return {}
+
+    async def register(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.kept.append(self.nc.Descriptor(self.memory))
+        self.kept[-1].register_with_connector(self.connector)
         return {}
 
     def part(self, request: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -23,14 +23,16 @@ from conftest import RDMA, Peer, sized
 HERE = Path(__file__).parent
 UNSHARE = shutil.which("unshare")
 TCP = {"UCX_TLS": "tcp"}
+# Which processes of other spaces, or on other hosts, have to.
+BY_MESSAGES = {"NIXL_CONNECT_CLAIMS": "messages"}
 LOST = {"PeerDisconnectedError", "PeerUnreachableError"}
 KINDS = ["read", "write"]
 FIRST, SECOND = 7, 0x55
 SMALL = 4096
 # Long enough under way for something to happen meanwhile.
-LARGE = {"default": sized(128 << 20), "rdma": sized(128 << 20), "tcp": 64 << 20, "apart": 64 << 20}
+LARGE = {"default": sized(128 << 20), "tcp": 64 << 20, "apart": sized(64 << 20)}
 # Processes of other spaces cannot reach one another's tables: they claim by messages.
-APART = [UNSHARE or "", "--pid", "--fork", "--kill-child", "--mount-proc"]
+APART = [] if RDMA else [UNSHARE or "", "--pid", "--fork", "--kill-child", "--mount-proc"]
 Start = Callable[..., Awaitable[Peer]]
 
 
@@ -42,7 +44,7 @@ def can_be_apart() -> bool:
 _APART = pytest.param(
     "apart", marks=pytest.mark.skipif(not can_be_apart(), reason="may not make namespaces")
 )
-WAYS = pytest.mark.parametrize("way", ["rdma"] if RDMA else ["default", "tcp", _APART])
+WAYS = pytest.mark.parametrize("way", ["default", "apart"] if RDMA else ["default", "tcp", _APART])
 WAYS_OF_TCP = pytest.mark.parametrize("way", ["tcp", _APART])
 
 
@@ -54,7 +56,7 @@ async def start() -> AsyncIterator[Start]:
     async def start_one(way: str, size: int, *prefix: str, **environment: str) -> Peer:
         script, name = HERE / "claims_peer.py", f"peer{len(peers)}"
         environment = {
-            **({} if way in ("default", "rdma") else TCP),
+            **({} if way == "default" else BY_MESSAGES if RDMA else TCP),
             "UCX_LOG_LEVEL": "fatal",
             "NIXL_LOG_LEVEL": "FATAL",
             **environment,
@@ -246,6 +248,21 @@ async def test_the_owner_exits(start: Start, way: str) -> None:
         expect_right(await moving, *LOST)
         reply = await begin(mover, kind, unused, timeout=1)
         assert reply.get("error") in LOST | {"DeadlineExceededError"}, reply
+
+
+@pytest.mark.rdma
+@pytest.mark.parametrize("way", [_APART])
+async def test_the_owner_dies_before_it_answers(start: Start, way: str) -> None:
+    owner, mover = await pair(start, way, 2 * SMALL)
+    metadata = await offer(owner, "read")
+    # Here a claim waits for its answer, for as long as the owner may be alive.
+    send(owner, signal.SIGSTOP)
+    moving = begin(mover, "read", metadata, timeout=50)
+    await asyncio.sleep(2)
+    assert not moving.done()
+    send(owner, signal.SIGKILL)
+    reply = await within(30, moving)
+    assert reply.get("error") in LOST, reply
 
 
 @pytest.mark.rdma

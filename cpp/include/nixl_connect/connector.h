@@ -50,7 +50,7 @@ struct ConnectorOptions {
   /// whose deadline has passed, when a peer may be at it of which nothing is known. Peers that run
   /// this library claim an offer before they touch it, so of those it is known: what they are at
   /// stays for as long as they are, and what nobody is at is released at once. Others, as Dynamo's,
-  /// claim nothing; neither does anybody with RDMA, where the memory's key goes with the offer.
+  /// claim nothing.
   std::chrono::milliseconds linger{10'000};
   /// Whether peers are about that make no claims. Nothing: from when one has been seen.
   std::optional<bool> foreign_peers{};

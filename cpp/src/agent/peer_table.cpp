@@ -197,10 +197,13 @@ bool PeerTable::was_reached(const RemoteOffer& offer) const {
 
 void PeerTable::failed(const Peer& peer) {
   if (peer.is_self) self_.reset();
+  if (is_current(peer)) current_.erase(current_.find(PeerIdView(peer.name, peer.address)));
+}
+
+bool PeerTable::is_current(const Peer& peer) const {
   const auto it = current_.find(PeerIdView(peer.name, peer.address));
-  if (it == current_.end()) return;
-  const Peer& current = *it->second;
-  if (&current == &peer || current.notice_endpoint.get() == &peer) current_.erase(it);
+  return it != current_.end() &&
+         (it->second.get() == &peer || it->second->notice_endpoint.get() == &peer);
 }
 
 void PeerTable::succeeded(Peer& peer) {

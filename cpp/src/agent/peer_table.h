@@ -150,6 +150,8 @@ class PeerTable {
   /// Whether to admit the offer is quick: its peer is loaded and has been reached, by both ways.
   bool knows(const RemoteOffer& offer) const;
 
+  /// Whether it is what the table would give out, or goes with that.
+  bool is_current(const Peer& peer) const;
   /// Whether a transfer with the offer's peer has succeeded.
   bool was_reached(const RemoteOffer& offer) const;
   const std::string& backend() const noexcept { return backend_; }

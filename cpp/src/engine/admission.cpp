@@ -1,5 +1,6 @@
 #include "engine/admission.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
@@ -12,6 +13,11 @@ namespace {
 
 /// How often an owner hears that a transfer goes on for which it has granted a place.
 constexpr std::chrono::seconds kAlivePause{1};
+/// How often an owner is asked that has not answered.
+constexpr std::chrono::seconds kAskPause{1};
+/// For how long it may be silent: it may be busy with others; and after its endpoint has failed.
+constexpr std::chrono::seconds kLongestSilence{30};
+constexpr std::chrono::seconds kSilenceAfterFailure{5};
 
 Failure closed_offer(const Operation& operation) {
   return {ErrorCode::offer_closed,
@@ -24,6 +30,14 @@ Failure unmapped_address(const Operation& operation) {
   return {ErrorCode::backend, operation.request.describe() +
                                   ": an address of the peer's memory is not mapped any more"};
 }
+
+Failure gone(const Operation& operation, bool reached, const std::string& why) {
+  return {reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
+          operation.request.describe() + ": the peer " +
+              (reached ? "has disconnected" : "could not be reached") + ": " + why};
+}
+
+constexpr const char* kProcessEnded = "its process has ended";
 
 }  // namespace
 
@@ -44,7 +58,8 @@ std::optional<Failure> Admission::ask(const OperationPtr& operation) {
       }
       return std::nullopt;
     case Claims::Answer::refused: return closed_offer(*operation);
-    case Claims::Answer::gone: return gone(*operation);
+    case Claims::Answer::gone:
+      return gone(*operation, peers_.was_reached(flight.remote), kProcessEnded);
     case Claims::Answer::busy:
       flight.admitted = false;
       flight.phase = Phase::claiming;
@@ -54,7 +69,7 @@ std::optional<Failure> Admission::ask(const OperationPtr& operation) {
   }
   // What has ended, or declines, has nothing to claim: the owner is told.
   if (operation->progress.ended() || !operation->request.declined.empty()) return std::nullopt;
-  return ask_by_message(operation, location->places == 1 || location->places == kUnlimited);
+  return ask_by_message(operation);
 }
 
 Failure answered_by_another(const Operation& operation, std::string_view sender,
@@ -64,14 +79,7 @@ Failure answered_by_another(const Operation& operation, std::string_view sender,
                                            expected + "'"};
 }
 
-Failure Admission::gone(const Operation& operation) const {
-  const bool reached = peers_.was_reached(operation.flight.remote);
-  return {reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
-          operation.request.describe() + ": the peer " +
-              (reached ? "has disconnected" : "could not be reached") + ": its process has ended"};
-}
-
-std::optional<Failure> Admission::ask_by_message(const OperationPtr& operation, bool key_enforces) {
+std::optional<Failure> Admission::ask_by_message(const OperationPtr& operation) {
   Flight& flight = operation->flight;
   try {
     flight.peer = peers_.admit(flight.remote);
@@ -79,19 +87,42 @@ std::optional<Failure> Admission::ask_by_message(const OperationPtr& operation, 
     return Failure{ErrorCode::peer_unreachable,
                    operation->request.describe() + ": " + kNotLoaded + error.what()};
   }
-  if (key_enforces && flight.peer->keys_differ) return std::nullopt;
   flight.admitted = false;
   flight.phase = Phase::claiming;
   flight.claim_number = ++last_number_;
-  asked_.emplace(flight.claim_number, operation);
+  const auto now = Clock::now();
+  asked_.emplace(flight.claim_number, Asked{operation, now, now + kLongestSilence});
   unsent_.push_back(operation);
   return std::nullopt;
+}
+
+void Admission::ask_again(Asked& asked, Clock::time_point now) {
+  if (now < asked.last + kAskPause) return;
+  asked.last = now;
+  Operation& operation = *asked.operation;
+  std::shared_ptr<Peer>& peer = operation.flight.peer;
+  if (now >= asked.until) {
+    operation.fail(gone(operation, peer->reached, "it does not answer"));
+    return;
+  }
+  if (!peers_.is_current(*peer)) {
+    asked.until = std::min<Clock::time_point>(asked.until, now + kSilenceAfterFailure);
+    try {
+      const auto fresh = peers_.admit(operation.flight.remote);
+      fresh->reached |= peer->reached;
+      peer = fresh;
+    } catch (const AgentError& error) {
+      operation.fail(gone(operation, peer->reached, error.what()));
+      return;
+    }
+  }
+  unsent_.push_back(asked.operation);
 }
 
 std::optional<Failure> Admission::look_for_owner(const Operation& operation) {
   const auto location = OfferLocation::of_key(operation.request.key);
   if (!location || !claims_.is_gone(*location)) return std::nullopt;
-  return gone(operation);
+  return gone(operation, peers_.was_reached(operation.flight.remote), kProcessEnded);
 }
 
 std::optional<Outcome> Admission::decline(Operation& operation, Clock::time_point now) {
@@ -132,7 +163,7 @@ void Admission::take(std::string_view sender, const Notice& notice) {
   for (const auto& [number, answer] : notice.answers) {
     const auto it = asked_.find(number);
     if (it == asked_.end()) continue;
-    const OperationPtr operation = std::move(it->second);
+    const OperationPtr operation = std::move(it->second.operation);
     asked_.erase(it);
     const std::string& expected = operation->flight.peer->name;
     if (sender != expected) {
@@ -164,8 +195,11 @@ void Admission::poll(Clock::time_point now, std::vector<OperationPtr>& passed) {
   };
   for (const OperationPtr& operation : answered_) pass(operation);
   answered_.clear();
+  for (auto& [number, asked] : asked_) {
+    if (!asked.operation->progress.ended()) ask_again(asked, now);
+  }
   std::erase_if(asked_, [&](const auto& entry) {
-    const OperationPtr& operation = entry.second;
+    const OperationPtr& operation = entry.second.operation;
     if (!operation->progress.ended()) return false;
     // The owner may grant it yet.
     operation->flight.admitted = true;

@@ -24,8 +24,11 @@ Failure answered_by_another(const Operation& operation, std::string_view sender,
 
 /// Claims a place of the peer's offer for each active operation, before it may begin: in the
 /// owner's table, where that can be reached; by messages elsewhere. Owners that know nothing of
-/// claims are not asked, and neither is one whose remote key enforces the offer (RDMA), if it is
-/// for one reader or any number.
+/// claims are not asked.
+///
+/// A message is sent again each second, for it is lost when its endpoint fails, and NIXL tells of
+/// that only who sends. An owner that cannot be reached afresh, or stays silent for long, is taken
+/// for dead.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Admission {
@@ -55,19 +58,26 @@ class Admission {
 
   template <typename Visit>
   void for_each(Visit visit) const {
-    for (const auto& [number, operation] : asked_) visit(operation);
+    for (const auto& [number, asked] : asked_) visit(asked.operation);
     for (const OperationPtr& operation : busy_) visit(operation);
     for (const OperationPtr& operation : answered_) visit(operation);
   }
 
  private:
+  struct Asked {
+    OperationPtr operation;
+    Clock::time_point last;
+    /// When a silent owner is taken for dead.
+    Clock::time_point until;
+  };
   struct Granted {
     std::shared_ptr<Peer> peer;
     Clock::time_point said_alive;
   };
 
-  std::optional<Failure> ask_by_message(const OperationPtr& operation, bool key_enforces);
-  Failure gone(const Operation& operation) const;
+  std::optional<Failure> ask_by_message(const OperationPtr& operation);
+  /// Asks once more, if it is time; the owner may be seen to be gone.
+  void ask_again(Asked& asked, Clock::time_point now);
   void say_alive(Clock::time_point now);
 
   PeerTable& peers_;
@@ -78,7 +88,7 @@ class Admission {
   Claims claims_;
   std::uint64_t last_number_ = 0;
   /// By the claim's number.
-  std::unordered_map<std::uint64_t, OperationPtr> asked_;
+  std::unordered_map<std::uint64_t, Asked> asked_;
   std::vector<OperationPtr> unsent_;
   /// Granted or refused since the last poll.
   std::vector<OperationPtr> answered_;

@@ -23,15 +23,6 @@ constexpr std::chrono::milliseconds kThoroughReviewPause{100};
 /// One to whom a place was granted says once a second that its transfer goes on.
 constexpr std::chrono::seconds kLongestSilence{10};
 
-/// Takes one of the places back that were granted to this claimant; false when it has none.
-bool take_grant(Readers& readers, std::string_view claimant) {
-  const auto granted = std::find_if(readers.granted.begin(), readers.granted.end(),
-                                    [&](const auto& each) { return each.claimant == claimant; });
-  if (granted == readers.granted.end()) return false;
-  readers.granted.erase(granted);
-  return true;
-}
-
 /// Whether each registration has a remote key of its own, as with RDMA.
 bool have_keys_of_their_own(Agent& agent) {
   static constexpr std::size_t kPage = 4096;
@@ -179,7 +170,7 @@ void Offers::take(std::string_view sender, const Notice& notice, Clock::time_poi
     // All have ended, and the operation is about to.
     if (places != kUnlimited && readers.done + readers.failed >= places) continue;
     if (notice.kind == Notice::Kind::failed) {
-      if (take_grant(readers, sender)) {
+      if (readers.take_grant(sender)) {
         readers.quiet_at = now + kQuietTime;
       } else if (readers.place != nullptr &&
                  !readers.place->slot().take_place(readers.place->generation())) {
@@ -198,7 +189,7 @@ void Offers::take(std::string_view sender, const Notice& notice, Clock::time_poi
 
 void Offers::note_done(Operation& operation, std::string_view sender) {
   Readers& readers = operation.flight.readers;
-  if (take_grant(readers, sender)) {
+  if (readers.take_grant(sender)) {
     // It was counted when its place was granted.
   } else if (readers.without_notice > 0) {
     // Counted already.
@@ -274,6 +265,8 @@ void Offers::answer(std::string_view sender, const Notice& notice, Clock::time_p
       // Over TCP this process itself would touch what has been unmapped under the offer.
       if (!all_mapped(flight.local_regions)) {
         answer = ClaimAnswer::unmapped;
+      } else if (flight.readers.was_granted(sender, claim.number, now)) {
+        answer = ClaimAnswer::granted;
       } else if (place != nullptr && place->slot().take_place(place->generation())) {
         answer = ClaimAnswer::granted;
         flight.readers.granted.push_back({std::string(sender), claim.number, now});
@@ -355,8 +348,7 @@ bool Offers::is_any_in_use() const noexcept {
 }
 
 bool Offers::peers_may_not_claim() {
-  if (table_ == nullptr || foreign_peers_.value_or(foreign_seen_)) return true;
-  return keys_differ();
+  return table_ == nullptr || foreign_peers_.value_or(foreign_seen_);
 }
 
 bool Offers::keys_differ() {

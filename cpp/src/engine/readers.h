@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "claims/own_offers.h"
@@ -25,6 +26,8 @@ struct Readers {
   /// What the table has of it. Null when the table is full, and for a part.
   std::unique_ptr<OwnOffers::Place> place;
   std::vector<Granted> granted;
+  /// The last of them that have ended, for a claim that comes again.
+  std::vector<Granted> ended;
   /// Readers that have ended. Each takes one of the places.
   std::uint32_t done = 0;
   std::uint32_t failed = 0;
@@ -41,6 +44,11 @@ struct Readers {
   Clock::time_point linger_until{};
   /// Its place among those that linger.
   std::uint64_t linger_number = 0;
+
+  /// Whether this claim was granted before. Its claimant has asked again, and is heard.
+  bool was_granted(std::string_view claimant, std::uint64_t number, Clock::time_point now);
+  /// Takes one of the places back that were granted to this claimant; false when it has none.
+  bool take_grant(std::string_view claimant);
 };
 
 NIXL_CONNECT_NAMESPACE_END
