@@ -226,6 +226,37 @@ TEST_P(Readers, AnOwnerThatDiesWithoutAnAnswerIsGone) {
   EXPECT_EQ(end_of(reading), "peer_disconnected");
 }
 
+TEST_P(Readers, ThoseOfABrokenEndpointFailTogetherIfTheOwnerIsSilent) {
+  if (!GetParam()) GTEST_SKIP() << "its table is looked at";
+  constexpr int kMany = 8;
+  for (const bool dead : {false, true}) {
+    SCOPED_TRACE(dead);
+    const auto many = offer(kMany);
+    const auto metadata = many.metadata();
+    fake_nixl::hold_transfers(true);
+    std::vector<std::pair<Buffer, Connection>> reads;
+    for (int i = 0; i < kMany; ++i) {
+      Buffer target(1000);
+      auto connection = right->begin_read(metadata, {target.descriptor()}, seconds(60));
+      reads.emplace_back(std::move(target), std::move(connection));
+    }
+    for (const auto& [target, reading] : reads) {
+      EXPECT_TRUE(eventually([&] { return reading.status() == OperationStatus::in_progress; }));
+    }
+    fake_nixl::stop("left", dead);
+    fake_nixl::fail("get_xfer_status", -2, kMany);
+    fake_nixl::hold_transfers(dead);
+    for (const auto& [target, reading] : reads) {
+      EXPECT_EQ(end_of(reading), dead ? "peer_disconnected" : "complete");
+      EXPECT_TRUE(dead || source == target);
+    }
+    fake_nixl::stop("left", false);
+    fake_nixl::hold_transfers(false);
+    EXPECT_EQ(end_of(many), dead ? "remote_failed" : "complete");
+  }
+  expect_idle();
+}
+
 INSTANTIATE_TEST_SUITE_P(Claims, Readers, ::testing::Bool(), [](const auto& instance) {
   return instance.param ? "ByMessages" : "InTheTable";
 });

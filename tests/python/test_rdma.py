@@ -155,7 +155,9 @@ async def noticed(start_peer: StartPeer, **environment: str) -> float:
     owner, mover = await asyncio.gather(
         start_peer(OURS, **environment), start_peer(OURS, **environment)
     )
-    await move(owner, mover, "read", [SMALL], 1)
+    # By endpoints that have been used: others wait until UCX_UD_TIMEOUT for their first answer.
+    for _ in range(3):
+        await move(owner, mover, "read", [SMALL], 1)
     offer = (await owner.ask("offer", kind="read", sizes=[SMALL], seed=1))["metadata"]
     owner.process.send_signal(signal.SIGKILL)
     await owner.process.wait()

@@ -96,6 +96,14 @@ std::optional<Failure> Admission::ask_by_message(const OperationPtr& operation) 
   return std::nullopt;
 }
 
+void Admission::confirm(const OperationPtr& operation, Clock::time_point now) {
+  Flight& flight = operation->flight;
+  flight.admitted = false;
+  flight.phase = Phase::claiming;
+  asked_.emplace(flight.claim_number, Asked{operation, now, now + kSilenceAfterFailure});
+  unsent_.push_back(operation);
+}
+
 void Admission::ask_again(Asked& asked, Clock::time_point now) {
   if (now < asked.last + kAskPause) return;
   asked.last = now;
@@ -105,7 +113,7 @@ void Admission::ask_again(Asked& asked, Clock::time_point now) {
     operation.fail(gone(operation, peer->reached, "it does not answer"));
     return;
   }
-  if (!peers_.is_current(*peer)) {
+  if (!operation.flight.retried && !peers_.is_current(*peer)) {
     asked.until = std::min<Clock::time_point>(asked.until, now + kSilenceAfterFailure);
     try {
       const auto fresh = peers_.admit(operation.flight.remote);
@@ -166,6 +174,7 @@ void Admission::take(std::string_view sender, const Notice& notice) {
     const OperationPtr operation = std::move(it->second.operation);
     asked_.erase(it);
     const std::string& expected = operation->flight.peer->name;
+    if (operation->flight.retried) peers_.succeeded(*operation->flight.peer);
     if (sender != expected) {
       operation->fail(answered_by_another(*operation, sender, expected));
     } else if (answer == ClaimAnswer::closed) {

@@ -38,6 +38,9 @@ class Admission {
   /// Returns why the operation may not begin. It may when it is `admitted` now; else its phase is
   /// `claiming`, and `poll` gives it back.
   std::optional<Failure> ask(const OperationPtr& operation);
+  /// Asks again for what was granted, by the operation's own endpoint, a fresh one: whether the
+  /// owner is there. `poll` gives the operation back, admitted or failed.
+  void confirm(const OperationPtr& operation, Clock::time_point now);
   /// Why the operation cannot be, if its owner's process is seen to have ended.
   std::optional<Failure> look_for_owner(const Operation& operation);
   /// Tells the owner that its offer is not wanted; returns how that went.

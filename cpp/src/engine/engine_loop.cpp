@@ -20,7 +20,7 @@ EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<E
       admission_(peers_, outbox_),
       handshakes_(peers_, outbox_, admission_, offers_),
       transfers_(agent_, registry_, peers_, offers_),
-      retries_(peers_, registry_),
+      retries_(peers_, registry_, admission_),
       pacer_(state.options.spin, state.options.max_pause, Clock::now()),
       settler_(
           {state.counters, registry_, peers_, outbox_, offers_, admission_, deadlines_, pacer_}) {}
@@ -250,7 +250,7 @@ bool EngineLoop::poll_fences(Clock::time_point until) {
 bool EngineLoop::poll_claims(Clock::time_point now) {
   admission_.send(offers_.connection_information(), now);
   admission_.poll(now, work_.operations);
-  retries_.poll(work_.operations);
+  retries_.poll(now, work_.operations);
   handshakes_.poll(now, work_.events);
   settle_events();
   for (const OperationPtr& operation : work_.operations) advance(operation);

@@ -41,12 +41,19 @@ void Retries::ended(const Operation& operation) {
   for (Queue& queue : queues_) {
     if (queue.current != &operation) continue;
     queue.current = nullptr;
+    const bool is_silent =
+        operation.flight.claim_number != 0 && queue.endpoint != nullptr && !queue.endpoint->proven;
+    if (const auto failure = operation.progress.failure(); is_silent && failure) {
+      for (const OperationPtr& other : queue.operations) {
+        other->fail({failure->code, other->request.describe() + ": the peer does not answer"});
+      }
+    }
     if (queue.endpoint != nullptr && queue.endpoint->broken) queue.endpoint.reset();
     return;
   }
 }
 
-void Retries::poll(std::vector<OperationPtr>& due) {
+void Retries::poll(Clock::time_point now, std::vector<OperationPtr>& due) {
   for (auto queue = queues_.begin(); queue != queues_.end();) {
     if (queue->current != nullptr) {
       ++queue;
@@ -65,6 +72,12 @@ void Retries::poll(std::vector<OperationPtr>& due) {
       queue->endpoint = peers_.admit_alone(operation->flight.remote, queue->endpoint);
       queue->endpoint->reached |= queue->reached;
       operation->flight.peer = queue->endpoint;
+      const bool must_ask = operation->flight.claim_number != 0 && !queue->endpoint->proven;
+      if (must_ask && !operation->progress.ended()) {
+        admission_.confirm(operation, now);
+        ++queue;
+        continue;
+      }
     } catch (const AgentError&) {
       // To begin it fails likewise.
     }

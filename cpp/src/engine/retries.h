@@ -7,6 +7,7 @@
 
 #include "agent/memory_registry.h"
 #include "agent/peer_table.h"
+#include "engine/admission.h"
 #include "engine/operation.h"
 #include "engine/outcome.h"
 
@@ -15,12 +16,14 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// Transfers whose endpoint has broken under them: one operation's bad address breaks it for all
 /// that are in flight there. Each but that one is begun again, once, if its offer stands and its
 /// peer lives: one at a time for each peer, by an endpoint that nothing else uses, so that none can
-/// do the same to the others again.
+/// do the same to the others again. A peer whose process cannot be seen is asked whether it lives,
+/// by the claim's message; if it does not answer, all fail that wait for it.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Retries {
  public:
-  Retries(PeerTable& peers, MemoryRegistry& registry) : peers_(peers), registry_(registry) {}
+  Retries(PeerTable& peers, MemoryRegistry& registry, Admission& admission)
+      : peers_(peers), registry_(registry), admission_(admission) {}
 
   /// Takes an operation whose transfer has failed, to be begun again. Returns false, and does
   /// nothing, when that would be in vain.
@@ -28,7 +31,7 @@ class Retries {
   /// The operation has come to its end, retried or not.
   void ended(const Operation& operation);
   /// Appends the operations whose turn it is: to be begun, by their flight's peer.
-  void poll(std::vector<OperationPtr>& due);
+  void poll(Clock::time_point now, std::vector<OperationPtr>& due);
 
   bool empty() const noexcept { return queues_.empty(); }
 
@@ -54,6 +57,7 @@ class Retries {
 
   PeerTable& peers_;
   MemoryRegistry& registry_;
+  Admission& admission_;
   /// Few at a time.
   std::list<Queue> queues_;
 };
