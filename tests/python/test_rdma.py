@@ -174,7 +174,7 @@ async def test_how_soon_a_dead_peer_is_noticed(start_peer: StartPeer) -> None:
         noticed(start_peer), noticed(start_peer, UCX_RC_TIMEOUT="50ms", UCX_RC_RETRY_COUNT="2")
     )
     print(f"after {usual:.1f} s, and {soon:.1f} s")
-    assert soon < usual / 2
+    assert soon < usual - 3
 
 
 async def test_two_devices(start_peer: StartPeer) -> None:
@@ -226,11 +226,9 @@ def test_little_memory_may_be_locked() -> None:
     """The error says so; root has to give up the right to lock as much as it likes."""
     rights = "--bounding-set -ipc_lock --inh-caps -ipc_lock"
     limited = f'ulimit -l 64; exec setpriv {rights} "$@"'
-    # UCX asks for the memory of each receive buffer by itself, which are thousands.
-    few = {"UCX_UD_RX_QUEUE_LEN": "16", "UCX_RC_RX_QUEUE_LEN": "16"}
     ended = subprocess.run(
         ["bash", "-c", limited, "-", sys.executable, "-c", _OFFER],
-        env={**os.environ, **QUIET, **few},
+        env={**os.environ, **QUIET},
         capture_output=True,
         text=True,
         timeout=100,
@@ -238,6 +236,8 @@ def test_little_memory_may_be_locked() -> None:
     )
     assert ended.returncode == 0, ended.stderr
     print(ended.stdout)
+    # It would have waited without an end.
+    assert "for the RDMA device 'rxe0'; UCX_TLS=^ib does without" in ended.stdout
     assert "may lock 64 KiB of memory" in ended.stdout
 
 

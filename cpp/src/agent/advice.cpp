@@ -4,6 +4,7 @@
 #include <linux/capability.h>
 #include <net/if.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -22,6 +23,8 @@ namespace {
 
 /// What UCX may lock for its own buffers when it opens an RDMA device: some MiB.
 constexpr std::size_t kLockedAtStart = std::size_t{16} << 20;
+/// And what it cannot do without.
+constexpr std::size_t kLeastLocked = std::size_t{4} << 20;
 
 std::string environment(const char* name) {
   const char* const value = std::getenv(name);
@@ -66,6 +69,17 @@ std::vector<std::string> interfaces_up() {
       names.push_back(name);
   }
   return names;
+}
+
+/// Whether UCX's list, which may be one of exceptions, names it; an empty one names all.
+bool selects(const std::string& list, const std::vector<std::string>& names) {
+  const bool all_but = list.starts_with('^');
+  const auto parts = split(std::string_view(list).substr(all_but ? 1 : 0));
+  const bool named = std::any_of(parts.begin(), parts.end(), [&](const std::string& part) {
+    return part == "all" ||
+           std::find(names.begin(), names.end(), part.substr(0, part.find(':'))) != names.end();
+  });
+  return parts.empty() || named != all_but;
 }
 
 /// UCX needs a transport that reaches other processes, and tells when one of them has died.
@@ -170,6 +184,20 @@ std::string rdma_advice(const std::vector<std::string>& devices) {
   return advice;
 }
 
+/// Whether this process may open it, as UCX does.
+bool may_open(const std::string& device) {
+  std::error_code none;
+  for (const auto& entry :
+       std::filesystem::directory_iterator("/sys/class/infiniband_verbs", none)) {
+    std::ifstream stream(entry.path() / "ibdev");
+    std::string name;
+    std::getline(stream, name);
+    const auto node = std::filesystem::path("/dev/infiniband") / entry.path().filename();
+    if (name == device && ::access(node.c_str(), R_OK | W_OK) == 0) return true;
+  }
+  return false;
+}
+
 std::string home_advice() {
   const std::string home = environment("HOME");
   std::error_code error;
@@ -192,6 +220,23 @@ std::string start_advice(const std::string& device_list) {
   advice += cuda_start_advice();
   if (advice.empty()) advice = "; UCX_LOG_LEVEL=info has UCX say why, on standard output";
   return advice;
+}
+
+std::string endless_start(const std::string& device_list) {
+  static const std::vector<std::string> transports{
+      "ib", "rc",   "rc_v", "rc_x", "rc_verbs", "rc_mlx5", "ud",
+      "dc", "ud_v", "ud_x", "dc_x", "ud_verbs", "ud_mlx5", "dc_mlx5"};
+  if (locking_advice(kLeastLocked).empty() || !selects(environment("UCX_TLS"), transports)) {
+    return "";
+  }
+  const std::string list = device_list.empty() ? environment("UCX_NET_DEVICES") : device_list;
+  for (const std::string& device : rdma_devices()) {
+    if (selects(list, {device}) && is_active(device) && may_open(device)) {
+      return "UCX would wait for ever for locked memory, for the RDMA device '" + device +
+             "'; UCX_TLS=^ib does without";
+    }
+  }
+  return "";
 }
 
 std::string registration_advice(const std::vector<Region>& regions) {

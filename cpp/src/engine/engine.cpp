@@ -255,22 +255,24 @@ void Engine::thread_main() noexcept {
 std::optional<Failure> Engine::run_loop() {
   std::optional<Failure> failure;
   std::optional<EngineLoop> loop;
+  const auto& parameters = state_.options.backend_parameters;
+  const auto devices = parameters.find("device_list");
+  const std::string device_list = devices == parameters.end() ? std::string() : devices->second;
+  const bool uses_ucx = state_.options.backend == "UCX";
   try {
     const bool ucx_was_here = !loaded_libraries("libucs").empty();
     const NixlApi& api =
         NixlApi::load(state_.options.nixl_library, state_.options.nixl_library_candidates);
     startup_.found_library(api.path);
+    if (const auto why = uses_ucx ? endless_start(device_list) : ""; !why.empty()) {
+      throw std::runtime_error(why);
+    }
     loop.emplace(state_, api, shared_from_this());
-    if (ucx_was_here && state_.options.backend == "UCX") fork_guard_.check_ucx_thread();
+    if (ucx_was_here && uses_ucx) fork_guard_.check_ucx_thread();
   } catch (const Error& error) {
     return Failure{error.code(), error.what()};
   } catch (const std::exception& error) {
-    const auto& parameters = state_.options.backend_parameters;
-    const auto devices = parameters.find("device_list");
-    const std::string advice =
-        state_.options.backend == "UCX"
-            ? start_advice(devices == parameters.end() ? std::string() : devices->second)
-            : std::string();
+    const std::string advice = uses_ucx ? start_advice(device_list) : "";
     return Failure{ErrorCode::backend, "NIXL's agent could not be made with backend '" +
                                            state_.options.backend + "': " + error.what() + advice};
   }
