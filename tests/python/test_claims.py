@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RDMA, Peer, sized
+from conftest import RDMA, Peer, few, sized
 
 HERE = Path(__file__).parent
 UNSHARE = shutil.which("unshare")
@@ -44,7 +44,9 @@ def can_be_apart() -> bool:
 _APART = pytest.param(
     "apart", marks=pytest.mark.skipif(not can_be_apart(), reason="may not make namespaces")
 )
-WAYS = pytest.mark.parametrize("way", ["default", "apart"] if RDMA else ["default", "tcp", _APART])
+WAYS = pytest.mark.parametrize(
+    "way", few("apart", "default") if RDMA else ["default", "tcp", _APART]
+)
 WAYS_OF_TCP = pytest.mark.parametrize("way", ["tcp", _APART])
 
 

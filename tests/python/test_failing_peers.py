@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 import pytest
-from conftest import OURS, RDMA, Peer, StartPeer, sized
+from conftest import OURS, RDMA, Peer, StartPeer, few, sized
 from test_processes import move
 
 pytestmark = pytest.mark.rdma
@@ -26,7 +26,8 @@ TRANSPORTS = pytest.mark.parametrize(
         pytest.param(CUDA, id="cuda", marks=pytest.mark.gpus(1)),
     ],
 )
-KINDS = pytest.mark.parametrize("kind", ["read", "write"])
+KINDS = pytest.mark.parametrize("kind", few("read", "write"))
+WARM = pytest.mark.parametrize("warm", few(True, False), ids=few("warm", "cold"))
 
 SMALL = [4096]
 # Long enough under way for something to happen meanwhile.
@@ -66,7 +67,7 @@ async def begun(owner: Peer, offer: dict[str, Any]) -> None:
 
 @TRANSPORTS
 @KINDS
-@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+@WARM
 async def test_the_passive_side_is_killed_before_the_transfer(
     start_peer: StartPeer, environment: dict[str, str], kind: str, warm: bool
 ) -> None:
@@ -100,7 +101,7 @@ async def test_the_passive_side_is_killed_during_the_transfer(
 
 
 @TRANSPORTS
-@pytest.mark.parametrize("when", ["before", "at the call", "begun"])
+@pytest.mark.parametrize("when", few("begun", "before", "at the call"))
 async def test_the_active_side_is_killed(
     start_peer: StartPeer, environment: dict[str, str], when: str
 ) -> None:
@@ -130,7 +131,7 @@ async def test_the_active_side_is_killed(
 
 @TRANSPORTS
 @KINDS
-@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+@WARM
 async def test_the_passive_side_is_stopped(
     start_peer: StartPeer, environment: dict[str, str], kind: str, warm: bool
 ) -> None:
@@ -175,7 +176,7 @@ async def test_others_notice_nothing(start_peer: StartPeer) -> None:
     left, right = await pair(start_peer, ALL, True)
 
     async def steady() -> None:
-        for round_ in range(4):
+        for round_ in few(*range(4)):
             await asyncio.gather(
                 *[
                     move(*side, kind, [1000], round_)
@@ -186,7 +187,7 @@ async def test_others_notice_nothing(start_peer: StartPeer) -> None:
             )
 
     async def come_and_go() -> None:
-        for life in range(4):
+        for life in few(*range(4)):
             doomed = await start_peer(OURS, **ALL)
             await move(doomed, left, "read", SMALL, life)
             offers = [

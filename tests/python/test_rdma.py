@@ -49,9 +49,9 @@ def shell(command: str) -> str:
     return subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
 
 
-def queue_pairs(pid: int | None = None) -> int:
+def queue_pairs(pid: int) -> int:
     lines = shell("rdma resource show qp").splitlines()
-    return sum("type RC" in line and (pid is None or f"pid {pid} " in line) for line in lines)
+    return sum("type RC" in line and f"pid {pid} " in line for line in lines)
 
 
 async def read(
@@ -77,7 +77,7 @@ async def test_the_same_memory_again_and_again(
             places.add(source.ctypes.data)
             assert (await read(connector, other, source) == value).all()
             del source
-        counts.append(queue_pairs())
+        counts.append(queue_pairs(os.getpid()))
     print(len(places), counts)
     assert max(counts[10:]) == counts[9]
     assert other.stats().peers == 1
