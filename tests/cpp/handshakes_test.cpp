@@ -127,6 +127,25 @@ TEST_F(HandshakesTest, AGreetingThatIsNotAnsweredIsRepeated) {
   EXPECT_TRUE(handshakes->empty());
 }
 
+TEST_F(HandshakesTest, APeerThatIsSilentForLongIsGone) {
+  const auto ends_after = [&](bool endpoint_fails) {
+    const auto operation = connects();
+    EXPECT_EQ(begin(operation), std::nullopt);
+    for (int seconds = 1; seconds < 100; ++seconds) {
+      now += std::chrono::milliseconds(1001);
+      if (endpoint_fails && seconds == 2) reader->peers.failed(*operation->flight.peer);
+      std::vector<Event> events;
+      handshakes->poll(now, events);
+      if (events.empty()) continue;
+      EXPECT_EQ(events[0].outcome.failure->code, ErrorCode::peer_unreachable);
+      return seconds;
+    }
+    return 0;
+  };
+  EXPECT_EQ(ends_after(false), 30);
+  EXPECT_EQ(ends_after(true), 7);
+}
+
 TEST_F(HandshakesTest, WithRdmaThereIsOneEndpointThatServesAllRegions) {
   fake_nixl::rotate_keys(true);
   const Buffer another{1000, 8};

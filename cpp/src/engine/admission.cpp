@@ -15,9 +15,6 @@ namespace {
 constexpr std::chrono::seconds kAlivePause{1};
 /// How often an owner is asked that has not answered.
 constexpr std::chrono::seconds kAskPause{1};
-/// For how long it may be silent: it may be busy with others; and after its endpoint has failed.
-constexpr std::chrono::seconds kLongestSilence{30};
-constexpr std::chrono::seconds kSilenceAfterFailure{5};
 
 Failure closed_offer(const Operation& operation) {
   return {ErrorCode::offer_closed,
@@ -29,12 +26,6 @@ Failure closed_offer(const Operation& operation) {
 Failure unmapped_address(const Operation& operation) {
   return {ErrorCode::backend, operation.request.describe() +
                                   ": an address of the peer's memory is not mapped any more"};
-}
-
-Failure gone(const Operation& operation, bool reached, const std::string& why) {
-  return {reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
-          operation.request.describe() + ": the peer " +
-              (reached ? "has disconnected" : "could not be reached") + ": " + why};
 }
 
 constexpr const char* kProcessEnded = "its process has ended";
@@ -59,7 +50,7 @@ std::optional<Failure> Admission::ask(const OperationPtr& operation) {
       return std::nullopt;
     case Claims::Answer::refused: return closed_offer(*operation);
     case Claims::Answer::gone:
-      return gone(*operation, peers_.was_reached(flight.remote), kProcessEnded);
+      return peer_is_gone(*operation, peers_.was_reached(flight.remote), kProcessEnded);
     case Claims::Answer::busy:
       flight.admitted = false;
       flight.phase = Phase::claiming;
@@ -91,7 +82,7 @@ std::optional<Failure> Admission::ask_by_message(const OperationPtr& operation) 
   flight.phase = Phase::claiming;
   flight.claim_number = ++last_number_;
   const auto now = Clock::now();
-  asked_.emplace(flight.claim_number, Asked{operation, now, now + kLongestSilence});
+  asked_.emplace(flight.claim_number, Asked{operation, now, Silence(now)});
   unsent_.push_back(operation);
   return std::nullopt;
 }
@@ -100,7 +91,9 @@ void Admission::confirm(const OperationPtr& operation, Clock::time_point now) {
   Flight& flight = operation->flight;
   flight.admitted = false;
   flight.phase = Phase::claiming;
-  asked_.emplace(flight.claim_number, Asked{operation, now, now + kSilenceAfterFailure});
+  Silence silence(now);
+  silence.endpoint_failed(now);
+  asked_.emplace(flight.claim_number, Asked{operation, now, silence});
   unsent_.push_back(operation);
 }
 
@@ -109,28 +102,34 @@ void Admission::ask_again(Asked& asked, Clock::time_point now) {
   asked.last = now;
   Operation& operation = *asked.operation;
   std::shared_ptr<Peer>& peer = operation.flight.peer;
-  if (now >= asked.until) {
-    operation.fail(gone(operation, peer->reached, "it does not answer"));
+  if (asked.silence.is_too_long(now)) {
+    operation.fail(peer_is_gone(operation, peer->reached, kSilent));
     return;
   }
   if (!operation.flight.retried && !peers_.is_current(*peer)) {
-    asked.until = std::min<Clock::time_point>(asked.until, now + kSilenceAfterFailure);
+    asked.silence.endpoint_failed(now);
     try {
       const auto fresh = peers_.admit(operation.flight.remote);
       fresh->reached |= peer->reached;
       peer = fresh;
     } catch (const AgentError& error) {
-      operation.fail(gone(operation, peer->reached, error.what()));
+      operation.fail(peer_is_gone(operation, peer->reached, error.what()));
       return;
     }
   }
   unsent_.push_back(asked.operation);
 }
 
+Failure peer_is_gone(const Operation& operation, bool reached, const std::string& why) {
+  return {reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
+          operation.request.describe() + ": the peer " +
+              (reached ? "has disconnected" : "could not be reached") + ": " + why};
+}
+
 std::optional<Failure> Admission::look_for_owner(const Operation& operation) {
   const auto location = OfferLocation::of_key(operation.request.key);
   if (!location || !claims_.is_gone(*location)) return std::nullopt;
-  return gone(operation, peers_.was_reached(operation.flight.remote), kProcessEnded);
+  return peer_is_gone(operation, peers_.was_reached(operation.flight.remote), kProcessEnded);
 }
 
 std::optional<Outcome> Admission::decline(Operation& operation, Clock::time_point now) {

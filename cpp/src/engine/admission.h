@@ -14,6 +14,7 @@
 #include "engine/operation.h"
 #include "engine/outbox.h"
 #include "engine/outcome.h"
+#include "engine/silence.h"
 #include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -21,6 +22,12 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// An answer has come from somebody else than who was asked.
 Failure answered_by_another(const Operation& operation, std::string_view sender,
                             const std::string& expected);
+
+/// The peer has ended, or is taken to have. `reached` is whether it was ever heard of.
+Failure peer_is_gone(const Operation& operation, bool reached, const std::string& why);
+
+/// Why, of one that is silent.
+inline constexpr const char* kSilent = "it does not answer";
 
 /// Claims a place of the peer's offer for each active operation, before it may begin: in the
 /// owner's table, where that can be reached; by messages elsewhere. Owners that know nothing of
@@ -70,8 +77,7 @@ class Admission {
   struct Asked {
     OperationPtr operation;
     Clock::time_point last;
-    /// When a silent owner is taken for dead.
-    Clock::time_point until;
+    Silence silence;
   };
   struct Granted {
     std::shared_ptr<Peer> peer;

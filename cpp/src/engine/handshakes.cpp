@@ -22,7 +22,7 @@ std::optional<Outcome> Handshakes::begin(const OperationPtr& operation, Clock::t
   const bool answers = OfferLocation::of_key(operation->request.key).has_value();
   if (operation->flight.peer->is_self || !answers) return Outcome::complete();
   operation->flight.phase = Phase::claiming;
-  waiting_.push_back({operation, now, {}, {}});
+  waiting_.push_back({operation, now, Silence(now), {}, {}});
   greet(waiting_.back(), now);
   return std::nullopt;
 }
@@ -81,7 +81,13 @@ void Handshakes::poll(Clock::time_point now, std::vector<Event>& events) {
       return true;
     }
     if (now < waiting.greeted + kPatience) return false;
-    if (auto failure = load(*waiting.operation)) {
+    const std::shared_ptr<Peer> before = waiting.operation->flight.peer;
+    auto failure = load(*waiting.operation);
+    if (waiting.operation->flight.peer != before) waiting.silence.endpoint_failed(now);
+    if (!failure && waiting.silence.is_too_long(now)) {
+      failure = peer_is_gone(*waiting.operation, before->reached, kSilent);
+    }
+    if (failure) {
       events.push_back({waiting.operation, Outcome::failed(std::move(*failure))});
       return true;
     }

@@ -25,7 +25,8 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// A peer answers while it polls, as it does while it has an offer open. Without one, and of a peer
 /// that does not run this library, no answer is waited for: its endpoints are made, and what else
 /// there is to do goes on meanwhile, or with the first transfer. Greetings that are not answered
-/// are repeated by endpoints that stand, until the peer is found to have gone, or the deadline.
+/// are repeated by endpoints that stand, until the peer is found to have gone, has been silent for
+/// long, or the deadline.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Handshakes {
@@ -59,6 +60,7 @@ class Handshakes {
   struct Waiting {
     OperationPtr operation;
     Clock::time_point greeted;
+    Silence silence;
     /// All that were sent: an answer that is late is an answer.
     std::vector<Greeting> greetings;
     std::array<bool, kEndpoints> answered{};
