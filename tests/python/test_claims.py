@@ -88,11 +88,24 @@ async def pair(start: Start, way: str, size: int) -> tuple[Peer, Peer]:
     return owner, mover
 
 
-def send(peer: Peer, number: signal.Signals) -> None:
-    process = peer.process.pid
+def process_of(peer: Peer) -> int:
+    process: int = peer.process.pid
     # In a space of its own it is the child of the one that was started.
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    os.kill(int(children[0]) if children else process, number)
+    return int(children[0]) if children else process
+
+
+def send(peer: Peer, number: signal.Signals) -> None:
+    os.kill(process_of(peer), number)
+
+
+async def stop(peer: Peer) -> None:
+    """Returns when all of its threads stand still."""
+    send(peer, signal.SIGSTOP)
+    threads = Path(f"/proc/{process_of(peer)}/task").glob("*/stat")
+    for thread in threads:
+        while thread.read_text().rpartition(")")[2].split()[0] != "T":
+            await asyncio.sleep(0.01)
 
 
 async def within(seconds: float, reply: Awaitable[Any]) -> Any:
@@ -258,7 +271,7 @@ async def test_the_owner_dies_before_it_answers(start: Start, way: str) -> None:
     owner, mover = await pair(start, way, 2 * SMALL)
     metadata = await offer(owner, "read")
     # Here a claim waits for its answer, for as long as the owner may be alive.
-    send(owner, signal.SIGSTOP)
+    await stop(owner)
     moving = begin(mover, "read", metadata, timeout=50)
     await asyncio.sleep(2)
     assert not moving.done()
@@ -308,7 +321,7 @@ async def test_the_peer_is_stopped(start: Start, way: str) -> None:
         metadata = await offer(owner, kind, size, timeout=0.5 if how == "deadline" else 60)
         moving = begin(mover, kind, metadata, size)
         await owner.ask("progress", key=key_of(metadata))
-        send(mover, signal.SIGSTOP)
+        await stop(mover)
         await end(owner, metadata, how)
         if await expect_ended(owner, metadata, how):
             await asyncio.sleep(0.3)
