@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,13 @@ def send(peer: Peer, number: signal.Signals) -> None:
     os.kill(process_of(peer), number)
 
 
-async def stop(peer: Peer) -> None:
+def stop(peer: Peer) -> None:
     """Returns when all of its threads stand still."""
     send(peer, signal.SIGSTOP)
     threads = Path(f"/proc/{process_of(peer)}/task").glob("*/stat")
     for thread in threads:
         while thread.read_text().rpartition(")")[2].split()[0] != "T":
-            await asyncio.sleep(0.01)
+            time.sleep(0.01)
 
 
 async def within(seconds: float, reply: Awaitable[Any]) -> Any:
@@ -271,7 +272,7 @@ async def test_the_owner_dies_before_it_answers(start: Start, way: str) -> None:
     owner, mover = await pair(start, way, 2 * SMALL)
     metadata = await offer(owner, "read")
     # Here a claim waits for its answer, for as long as the owner may be alive.
-    await stop(owner)
+    stop(owner)
     moving = begin(mover, "read", metadata, timeout=50)
     await asyncio.sleep(2)
     assert not moving.done()
@@ -321,7 +322,7 @@ async def test_the_peer_is_stopped(start: Start, way: str) -> None:
         metadata = await offer(owner, kind, size, timeout=0.5 if how == "deadline" else 60)
         moving = begin(mover, kind, metadata, size)
         await owner.ask("progress", key=key_of(metadata))
-        await stop(mover)
+        stop(mover)
         await end(owner, metadata, how)
         if await expect_ended(owner, metadata, how):
             await asyncio.sleep(0.3)
