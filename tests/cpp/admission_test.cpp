@@ -36,9 +36,9 @@ class AdmissionTest : public testing::FakeAgentsTest {
     const std::string message = answer_message({{number, answer}});
     reader->admission.take(sender, Notice::read(message));
   }
-  std::vector<OperationPtr> passed() {
+  std::vector<OperationPtr> passed(Clock::time_point now = Clock::now()) {
     std::vector<OperationPtr> operations;
-    reader->admission.poll(Clock::now(), operations);
+    reader->admission.poll(now, operations);
     return operations;
   }
 
@@ -141,8 +141,7 @@ TEST_F(AdmissionTest, AsksAgainUntilTheOwnerHasBeenSilentForLong) {
   reader->admission.ask(reading);
   const auto now = Clock::now();
   const auto asked = [&](int seconds) {
-    std::vector<OperationPtr> none;
-    reader->admission.poll(now + std::chrono::seconds(seconds), none);
+    passed(now + std::chrono::seconds(seconds));
     reader->admission.send("where to answer", now + std::chrono::seconds(seconds));
     std::vector<std::pair<std::string, std::string>> messages;
     owner->agent.take_notifications(messages);
@@ -166,8 +165,7 @@ TEST_F(AdmissionTest, AnOwnerWhoseEndpointHasFailedMayBeSilentForLess) {
   reader->admission.ask(reading);
   const auto now = Clock::now();
   const auto has_failed = [&](int seconds) {
-    std::vector<OperationPtr> none;
-    reader->admission.poll(now + std::chrono::seconds(seconds), none);
+    passed(now + std::chrono::seconds(seconds));
     return reading->progress.ended();
   };
   const auto peer = reading->flight.peer;

@@ -43,9 +43,11 @@ void Retries::ended(const Operation& operation) {
     queue.current = nullptr;
     const bool is_silent =
         operation.flight.claim_number != 0 && queue.endpoint != nullptr && !queue.endpoint->proven;
-    if (const auto failure = operation.progress.failure(); is_silent && failure) {
+    const auto failure = operation.progress.failure();
+    // Its own deadline says nothing of the others.
+    if (is_silent && failure && failure->code != ErrorCode::timed_out) {
       for (const OperationPtr& other : queue.operations) {
-        other->fail({failure->code, other->request.describe() + ": the peer does not answer"});
+        other->fail(peer_is_gone(*other, queue.reached, kSilent));
       }
     }
     if (queue.endpoint != nullptr && queue.endpoint->broken) queue.endpoint.reset();
