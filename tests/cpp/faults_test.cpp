@@ -4,6 +4,7 @@
 
 #include <future>
 
+#include "agent/nixl_api.h"
 #include "fake.h"
 #include "wire/notification.h"
 
@@ -16,8 +17,6 @@ using ::testing::AnyOf;
 using testing::Buffer;
 using testing::end_of;
 using testing::eventually;
-
-constexpr int kBackend = -2;
 
 /// How an operation ends when one of the active side's calls fails.
 const std::map<std::string, std::string> kErrorsOfTheActiveSide{
@@ -53,7 +52,7 @@ TEST_F(Faults, TheFakeMovesBytes) {
 TEST_F(Faults, AnErrorAtAnyCallOfThePassiveSide) {
   expect_works();
   for (const char* call : {"register_mem", "get_local_partial_md"}) {
-    fake_nixl::fail(call, kBackend);
+    fake_nixl::fail(call, capi::kBackend);
     const auto failed = offer(source);
     EXPECT_EQ(end_of(failed), "backend") << call;
     EXPECT_THROW(failed.metadata(), Error);
@@ -68,7 +67,7 @@ TEST_F(Faults, AnErrorAtAnyCallOfTheActiveSide) {
     const auto from = offer(source);
     from.metadata();
     // A transfer that fails is begun again, once.
-    fake_nixl::fail(call, kBackend, std::string(code) == "peer_disconnected" ? 2 : 1);
+    fake_nixl::fail(call, capi::kBackend, std::string(code) == "peer_disconnected" ? 2 : 1);
     EXPECT_EQ(end_of(read(from, target)), code) << call;
     // The passive side is told, and does not wait for its deadline.
     EXPECT_EQ(end_of(from), "remote_failed") << call;
@@ -84,7 +83,7 @@ TEST_F(Faults, ARefusedLoadIsTriedAfresh) {
   // As on RDMA, so that each region is loaded by itself.
   fake_nixl::rotate_keys(true);
   expect_works();
-  fake_nixl::fail("load_remote_md", kBackend);
+  fake_nixl::fail("load_remote_md", capi::kBackend);
   const auto from = offer(elsewhere);
   EXPECT_EQ(end_of(read(from, there)), "complete");
   EXPECT_EQ(end_of(from), "complete");
@@ -92,7 +91,7 @@ TEST_F(Faults, ARefusedLoadIsTriedAfresh) {
 }
 
 TEST_F(Faults, APeerThatCannotBeLoadedIsUnreachable) {
-  fake_nixl::fail("load_remote_md", kBackend, 2);
+  fake_nixl::fail("load_remote_md", capi::kBackend, 2);
   for (int i = 0; i < 2; ++i) {
     const auto from = offer(source);
     const auto metadata = from.metadata();
@@ -106,7 +105,7 @@ TEST_F(Faults, APeerThatCannotBeLoadedIsUnreachable) {
 
 TEST_F(Faults, ErrorsWhereNothingCanBeDoneAreHarmless) {
   for (const char* call : {"deregister_mem", "invalidate_remote_md", "get_notifs", "gen_notif"}) {
-    fake_nixl::fail(call, kBackend, 5);
+    fake_nixl::fail(call, capi::kBackend, 5);
     expect_works();
   }
   fake_nixl::reset();
@@ -115,7 +114,7 @@ TEST_F(Faults, ErrorsWhereNothingCanBeDoneAreHarmless) {
 
 TEST_F(Faults, AgentsThatCannotBeMade) {
   for (const char* call : {"create_configured_agent", "get_plugin_params", "create_backend"}) {
-    fake_nixl::fail(call, kBackend, 2);
+    fake_nixl::fail(call, capi::kBackend, 2);
     Connector connector(testing::fake_options("unlucky"));
     EXPECT_THROW(connector.wait_started(), Error) << call;
     EXPECT_FALSE(connector.started());
@@ -135,7 +134,7 @@ TEST_F(Faults, TransportsThatLeaveOutGpusAreNamedWhenNoAgentCanBeMade) {
   for (const auto& [transports, named] :
        {std::pair("tcp,self", true), {"tcp,cuda_copy", false}, {"all", false}}) {
     ::setenv("UCX_TLS", transports, 1);
-    fake_nixl::fail("create_backend", kBackend);
+    fake_nixl::fail("create_backend", capi::kBackend);
     Connector connector(testing::fake_options("unlucky"));
     const auto from = connector.create_readable({source.descriptor()});
     EXPECT_EQ(end_of(from), "backend");
@@ -313,14 +312,14 @@ TEST_F(Patience, TellsOfManyAtOnce) {
 }
 
 TEST_F(Patience, IsNotLostWhenNixlRefusesForAWhile) {
-  fake_nixl::fail("gen_notif", kBackend, 3);
+  fake_nixl::fail("gen_notif", capi::kBackend, 3);
   for (const auto& to : read_all()) EXPECT_EQ(end_of(to), "complete");
   for (const auto& from : offers) EXPECT_EQ(end_of(from), "complete");
   expect_idle();
 }
 
 TEST_F(Patience, IsNotNeededWhereTheTableTells) {
-  fake_nixl::fail("gen_notif", kBackend, 1'000'000);
+  fake_nixl::fail("gen_notif", capi::kBackend, 1'000'000);
   for (const auto& to : read_all()) EXPECT_EQ(end_of(to), "complete");
   for (const auto& from : offers) EXPECT_EQ(end_of(from), "complete");
   fake_nixl::reset();
@@ -513,7 +512,7 @@ TEST_F(PartFaults, AnErrorInAnyPartIsTheWholesError) {
   for (const auto& [call, code] : kErrorsOfTheActiveSide) {
     const auto from = offer(large);
     from.metadata();
-    fake_nixl::fail(call, kBackend);
+    fake_nixl::fail(call, capi::kBackend);
     EXPECT_EQ(end_of(read(from, into)), code) << call;
     EXPECT_EQ(end_of(from), "remote_failed") << call;
     const auto again = offer(large);

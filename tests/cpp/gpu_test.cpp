@@ -7,6 +7,7 @@
 #include <mutex>
 #include <set>
 
+#include "agent/nixl_api.h"
 #include "fake.h"
 #include "gpu_memory.h"
 
@@ -21,7 +22,6 @@ using testing::eventually;
 using testing::GpuMemory;
 using ::testing::HasSubstr;
 
-constexpr int kBackend = -2;
 constexpr int kIllegalAddress = 700;
 
 class Gpu : public testing::FakeTest {
@@ -354,7 +354,7 @@ TEST_F(Gpu, WhatCannotBeRegisteredSaysWhy) {
       {kFakePooled, "cudaMallocAsync"}, {kFakeMapped, "expandable"}, {kFakeManaged, "managed"}};
   for (const auto& [kind, word] : kinds) {
     const GpuMemory memory(1000, 0, kind);
-    fake_nixl::fail("register_mem", kBackend);
+    fake_nixl::fail("register_mem", capi::kBackend);
     const auto offer = left->create_readable({memory.descriptor()});
     EXPECT_EQ(end_of(offer), "backend");
     EXPECT_THAT(offer.failure()->message, HasSubstr(word));
@@ -362,7 +362,7 @@ TEST_F(Gpu, WhatCannotBeRegisteredSaysWhy) {
   }
   for (const int kind : {kFakePlain, kFakeUntold}) {
     const GpuMemory plain(1000, 0, kind);
-    fake_nixl::fail("register_mem", kBackend);
+    fake_nixl::fail("register_mem", capi::kBackend);
     const auto offer = left->create_readable({plain.descriptor()});
     EXPECT_EQ(end_of(offer), "backend");
     EXPECT_THAT(offer.failure()->message, ::testing::Not(HasSubstr("cudaMalloc")));
@@ -508,7 +508,7 @@ TEST_P(Mixed, AnErrorInAPartIsTheOperations) {
     for (const int after : {0, 1, 2}) {
       const auto offer = left->create_readable(here.list(true));
       offer.metadata();
-      fake_nixl::fail(call, kBackend, 1, after);
+      fake_nixl::fail(call, capi::kBackend, 1, after);
       const auto read = right->begin_read(offer.metadata(), there.list(false));
       const std::string end = end_of(read);
       EXPECT_THAT(end, ::testing::AnyOf("backend", "peer_disconnected", "peer_unreachable"))
@@ -522,7 +522,7 @@ TEST_P(Mixed, AnErrorInAPartIsTheOperations) {
 }
 
 TEST_P(Mixed, ARegistrationThatHalfFailsLeavesNothing) {
-  fake_nixl::fail("register_mem", kBackend, 1, 1);
+  fake_nixl::fail("register_mem", capi::kBackend, 1, 1);
   EXPECT_EQ(end_of(left->create_readable(here.list(true))), "backend");
   expect_idle();
 }

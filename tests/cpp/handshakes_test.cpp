@@ -131,14 +131,14 @@ TEST_F(HandshakesTest, APeerThatIsSilentForLongIsGone) {
   const auto ends_after = [&](bool endpoint_fails) {
     const auto operation = connects();
     EXPECT_EQ(begin(operation), std::nullopt);
-    for (int seconds = 1; seconds < 100; ++seconds) {
+    for (int second = 1; second < 100; ++second) {
       now += std::chrono::milliseconds(1001);
-      if (endpoint_fails && seconds == 2) reader->peers.failed(*operation->flight.peer);
+      if (endpoint_fails && second == 2) reader->peers.failed(*operation->flight.peer);
       std::vector<Event> events;
       handshakes->poll(now, events);
       if (events.empty()) continue;
       EXPECT_EQ(events[0].outcome.failure->code, ErrorCode::peer_unreachable);
-      return seconds;
+      return second;
     }
     return 0;
   };

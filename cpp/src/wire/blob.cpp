@@ -11,7 +11,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
 
-constexpr std::string_view kMagic = "nixlSerDes|";
+constexpr std::string_view kBlobStart = "nixlSerDes|";
 constexpr std::string_view kAgentTag = "Agent";
 constexpr std::string_view kListKind = "nixlSDList";
 constexpr std::string_view kMemorySection = "MemSection";
@@ -22,9 +22,9 @@ constexpr std::size_t kFieldOverhead = sizeof(std::uint64_t) + 1;
 constexpr std::size_t kSectionCountSize =
     kSectionCount.size() + kFieldOverhead + sizeof(std::uint64_t);
 
-class Reader {
+class BlobReader {
  public:
-  explicit Reader(std::string_view bytes) : bytes_(bytes) {}
+  explicit BlobReader(std::string_view bytes) : bytes_(bytes) {}
 
   std::size_t offset() const noexcept { return offset_; }
   std::size_t left() const noexcept { return bytes_.size() - offset_; }
@@ -39,8 +39,8 @@ class Reader {
   }
 
   void magic() {
-    if (!bytes_.starts_with(kMagic)) reject("no 'nixlSerDes|'");
-    offset_ = kMagic.size();
+    if (!bytes_.starts_with(kBlobStart)) reject("no 'nixlSerDes|'");
+    offset_ = kBlobStart.size();
   }
 
   std::string_view field(std::string_view tag) {
@@ -89,7 +89,7 @@ class Reader {
   std::size_t offset_ = 0;
 };
 
-class Writer {
+class BlobWriter {
  public:
   void field(std::string_view tag, std::string_view value) {
     const std::uint64_t size = value.size();
@@ -103,10 +103,10 @@ class Writer {
   std::string bytes() && { return std::move(bytes_); }
 
  private:
-  std::string bytes_{kMagic};
+  std::string bytes_{kBlobStart};
 };
 
-Blob::Element read_element(Reader& reader, MemoryType type) {
+Blob::Element read_element(BlobReader& reader, MemoryType type) {
   const std::string_view bytes = reader.field("");
   if (bytes.size() < kElementHeader) reader.reject("element too short");
   std::uint64_t header[3];
@@ -116,7 +116,7 @@ Blob::Element read_element(Reader& reader, MemoryType type) {
   return {{type, device, address, size}, bytes.substr(kElementHeader)};
 }
 
-Blob::Section read_section(Reader& reader) {
+Blob::Section read_section(BlobReader& reader) {
   Blob::Section section;
   section.backend = reader.text("bknd");
   if (reader.field("nixlDList") != kListKind) reader.reject("unknown kind of list");
@@ -141,7 +141,7 @@ Blob::Blob(std::string bytes) : bytes_(std::move(bytes)) {
                                                   std::to_string(kMaxBlobSize) + " bytes, got " +
                                                   std::to_string(bytes_.size()));
   }
-  Reader reader(bytes_);
+  BlobReader reader(bytes_);
   reader.magic();
   agent_ = reader.text(kAgentTag);
   if (!is_utf8(agent_)) reader.reject("a name that is not UTF-8 in", kAgentTag);
@@ -193,7 +193,7 @@ std::string Blob::make(std::string_view agent, std::string_view backend, std::st
   std::map<MemoryType, std::vector<const Element*>> by_type;
   for (const Element& element : elements) by_type[element.region.type].push_back(&element);
 
-  Writer writer;
+  BlobWriter writer;
   writer.field(kAgentTag, agent);
   writer.integer("Conns", std::uint64_t{1});
   writer.field("t", backend);

@@ -10,7 +10,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 namespace {
 
 constexpr char kMark = '@';
-constexpr char kSeparator = '-';
+constexpr char kNumberSeparator = '-';
 constexpr int kBase = 16;
 
 template <typename Number>
@@ -23,7 +23,7 @@ bool read(std::string_view& text, Number& number) {
   }
   number = static_cast<Number>(value);
   text.remove_prefix(static_cast<std::size_t>(end - text.data()));
-  if (!text.empty() && text.front() == kSeparator) text.remove_prefix(1);
+  if (!text.empty() && text.front() == kNumberSeparator) text.remove_prefix(1);
   return true;
 }
 
@@ -35,7 +35,7 @@ std::string OfferLocation::text() const {
   text.reserve(80);
   for (const std::uint64_t value : {number(space), number(process), number(file), table,
                                     number(slot), number(generation), number(places)}) {
-    text += text.empty() ? kMark : kSeparator;
+    text += text.empty() ? kMark : kNumberSeparator;
     std::array<char, 16> digits;
     text.append(digits.data(),
                 std::to_chars(digits.data(), digits.data() + digits.size(), value, kBase).ptr);
