@@ -113,7 +113,7 @@ docs: $(STAMPS)/docs-tools docs-cpp
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 docs-cpp: $(STAMPS)/apt-docs
 	doxygen docs/Doxyfile
-lint: $(STAMPS)/lint-tools $(STAMPS)/test-tools configure-dev
+lint: $(STAMPS)/lint-tools $(STAMPS)/test-tools configure-clang-16
 	pre-commit run --all-files
 format: $(STAMPS)/lint-tools
 	ruff format . && ruff check --fix . && clang-format -i $$(git ls-files '*.h' '*.cpp')

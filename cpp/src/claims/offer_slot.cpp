@@ -16,11 +16,11 @@ constexpr int kGenerationShift = 32;
 constexpr int kProcessShift = 32;
 constexpr int kStartShift = 8;
 constexpr std::uint64_t kEnd = 0xff;
-constexpr std::uint64_t kStart = 0xffffff;
+constexpr std::uint64_t kStartBits = 0xffffff;
 
 std::uint64_t claimant_of(pid_t process) noexcept {
   return std::uint64_t{static_cast<std::uint32_t>(process)} << kProcessShift |
-         (process_start(process) & kStart) << kStartShift;
+         (process_start(process) & kStartBits) << kStartShift;
 }
 
 /// This process's, which costs a system call or two at first.
