@@ -44,7 +44,7 @@ test: test-cpp test-python
 check:
 	$(MAKE) -j2 EXTRAS=demo,test,examples,lint,docs setup
 	$(MAKE) -j2 --output-sync=target $(PRESETS:%=build-%) lint docs test-package
-	$(MAKE) test test-stand-in test-sanitizers test-compilers
+	$(MAKE) test test-stand-in test-sanitizers test-compilers test-rdma
 setup: $(addprefix $(STAMPS)/,apt-test apt-package apt-docs aarch64 test-tools lint-tools docs-tools)
 clean:
 	rm -rf build .venv dist

@@ -161,7 +161,7 @@ TEST_F(ConnectorTest, IsDrivenByItsCaller) {
   for (const std::size_t size : {std::size_t{1}, std::size_t{4096}, std::size_t{8} << 20}) {
     const Buffer source(size, 7);
     const Buffer target(size);
-    for (int i = 0; i < 50; ++i) {
+    for (int i = 0; i < (size > 4096 ? 10 : 50); ++i) {
       const auto offer = left.create_readable({source.descriptor()});
       while (!offer.reached(Milestone::ready)) left.progress();
       const auto read = right.begin_read(offer.metadata(), {target.descriptor()});

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import importlib.util
 import json
 import os
 import signal
@@ -28,9 +29,21 @@ OURS = "nixl_connect"
 DYNAMO = "dynamo.nixl_connect"
 
 
+def found(module: str) -> bool:
+    """Without an import, which would bring torch."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+needs_dynamo = pytest.mark.skipif(not found(DYNAMO), reason="needs the package ai-dynamo-runtime")
+
+
 @functools.cache
-def launcher() -> Launcher:
-    made = Launcher()
+def launcher(*imports: str) -> Launcher:
+    """One for each set of imports: a fork of a process with torch takes long to start and to end."""
+    made = Launcher(imports)
     atexit.register(made.stop)
     return made
 
@@ -55,8 +68,8 @@ class Peer:
         if script.parent != PEER.parent or any(map(is_read_at_start, environment)):
             return await cls.execute(sys.executable, str(script), *arguments, **environment)
         command = [str(script), *arguments]
-        imports = ["torch"] if DYNAMO in arguments else []
-        return cls(await launcher().start(command, {**os.environ, **environment}, imports))
+        imports = ("torch",) if DYNAMO in arguments else ()
+        return cls(await launcher(*imports).start(command, {**os.environ, **environment}))
 
     @classmethod
     async def execute(cls, *command: str, **environment: str) -> Peer:
@@ -107,9 +120,13 @@ async def eventually(condition: Callable[[], bool]) -> bool:
     return False
 
 
+FEW = os.environ.get("NIXL_CONNECT_TEST_RDMA", "all") != "all"
+not_among_few = pytest.mark.skipif(FEW, reason="runs by emulated verbs with RDMA_TESTS=all only")
+
+
 def few(*values: Any) -> tuple[Any, ...]:
     """All of them; by emulated verbs the first alone, unless all are asked for."""
-    return values[:1] if os.environ.get("NIXL_CONNECT_TEST_RDMA", "all") != "all" else values
+    return values[:1] if FEW else values
 
 
 def sized(size: int) -> int:

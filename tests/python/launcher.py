@@ -68,24 +68,22 @@ class Forked:
 class Launcher:
     """The process that is forked, as those see it that want workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, imports: Sequence[str] = ()) -> None:
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
+                [sys.executable, __file__, str(theirs.fileno()), *imports],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
 
-    async def start(
-        self, command: list[str], environment: dict[str, str], imports: Sequence[str] = ()
-    ) -> Forked:
+    async def start(self, command: list[str], environment: dict[str, str]) -> Forked:
         """Of a script with its arguments, in this environment and no other."""
         stdin, to_stdin = os.pipe()
         from_stdout, stdout = os.pipe()
         from_status, status = os.pipe()
-        message = {"command": command, "environment": environment, "imports": imports}
+        message = {"command": command, "environment": environment}
         loop = asyncio.get_running_loop()
         theirs = [stdin, stdout, 2, status]
         pid = await loop.run_in_executor(None, self._fork, json.dumps(message).encode(), theirs)
@@ -152,8 +150,6 @@ def _launch(connection: socket.socket) -> dict[str, Any] | None:
         if asked is None:
             return None
         request, (*streams, status) = asked
-        for module in request["imports"]:
-            import_module(module)
         if (pid := os.fork()) == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -172,7 +168,7 @@ def _launch(connection: socket.socket) -> dict[str, Any] | None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.path.insert(0, str(Path(__file__).parent))
-    for module in MODULES:
+    for module in (*MODULES, *sys.argv[2:]):
         import_module(module)
     request = _launch(socket.socket(fileno=int(sys.argv[1])))
     if request is None:

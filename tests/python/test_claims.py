@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RDMA, Peer, few, sized
+from conftest import RDMA, Peer, few, not_among_few, sized
 
 HERE = Path(__file__).parent
 UNSHARE = shutil.which("unshare")
@@ -233,6 +233,7 @@ async def ends_after(owner: Peer, mover: Peer, kind: str, how: str, way: str) ->
 
 @pytest.mark.rdma
 @WAYS
+@not_among_few
 async def test_the_owner_ends_its_offer(start: Start, way: str) -> None:
     owner, mover = await pair(start, way, LARGE[way])
     for kind in KINDS:
@@ -246,6 +247,7 @@ async def test_the_owner_ends_its_offer(start: Start, way: str) -> None:
 
 @pytest.mark.rdma
 @WAYS
+@not_among_few
 async def test_the_owner_exits(start: Start, way: str) -> None:
     """In order, but without closing its connector, in the middle of a transfer and of none."""
     size = LARGE[way]
@@ -268,6 +270,7 @@ async def test_the_owner_exits(start: Start, way: str) -> None:
 
 @pytest.mark.rdma
 @pytest.mark.parametrize("way", [_APART])
+@not_among_few
 async def test_the_owner_dies_before_it_answers(start: Start, way: str) -> None:
     owner, mover = await pair(start, way, 2 * SMALL)
     metadata = await offer(owner, "read")

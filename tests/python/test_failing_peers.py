@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 import pytest
-from conftest import OURS, RDMA, Peer, StartPeer, few, sized
+from conftest import OURS, RDMA, Peer, StartPeer, few, not_among_few, sized
 from test_processes import move
 
 pytestmark = pytest.mark.rdma
@@ -132,6 +132,7 @@ async def test_the_active_side_is_killed(
 @TRANSPORTS
 @KINDS
 @WARM
+@not_among_few
 async def test_the_passive_side_is_stopped(
     start_peer: StartPeer, environment: dict[str, str], kind: str, warm: bool
 ) -> None:
@@ -151,6 +152,7 @@ async def test_the_passive_side_is_stopped(
 
 
 @TRANSPORTS
+@not_among_few
 async def test_the_active_side_is_stopped(
     start_peer: StartPeer, environment: dict[str, str]
 ) -> None:
@@ -171,6 +173,7 @@ async def test_the_active_side_is_stopped(
     await move(owner, mover, "write", SMALL, 5)
 
 
+@not_among_few
 async def test_others_notice_nothing(start_peer: StartPeer) -> None:
     """Hundreds of operations between two workers while peers of theirs come and go."""
     left, right = await pair(start_peer, ALL, True)

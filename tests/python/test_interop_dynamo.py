@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import DYNAMO, OURS, RDMA, StartPeer, sized
+from conftest import DYNAMO, OURS, RDMA, StartPeer, few, needs_dynamo, not_among_few, sized
 
-pytest.importorskip("dynamo.nixl_connect", reason="needs the package ai-dynamo-runtime")
+pytestmark = needs_dynamo
 
 KiB = 1 << 10
 MiB = 1 << 20
@@ -20,6 +20,7 @@ SIZES = [[1], [4 * KiB], [sized(64 * MiB)], [1, 4097, 100_000], [MiB] * 8]
 @pytest.mark.parametrize(("passive", "active"), PAIRS[:2] if RDMA else PAIRS)
 @pytest.mark.parametrize("kind", ["read", "write"])
 @pytest.mark.parametrize("hex_encode", [False] if RDMA else [False, True])
+@not_among_few
 async def test_every_byte_arrives(
     start_peer: StartPeer, passive: str, active: str, kind: str, hex_encode: bool
 ) -> None:
@@ -43,7 +44,7 @@ async def test_every_byte_arrives(
 
 
 @pytest.mark.rdma
-@pytest.mark.parametrize(("passive", "active"), [(OURS, DYNAMO), (DYNAMO, OURS)])
+@pytest.mark.parametrize(("passive", "active"), few(*PAIRS[:2]))
 async def test_both_directions_between_one_pair(
     start_peer: StartPeer, passive: str, active: str
 ) -> None:

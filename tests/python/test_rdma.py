@@ -15,7 +15,17 @@ from typing import Any
 import nixl_connect as nc
 import numpy as np
 import pytest
-from conftest import DYNAMO, OURS, RDMA, Peer, StartPeer, run_python
+from conftest import (
+    DYNAMO,
+    OURS,
+    RDMA,
+    Peer,
+    StartPeer,
+    few,
+    needs_dynamo,
+    not_among_few,
+    run_python,
+)
 from test_claims import (
     KINDS,
     Start,
@@ -62,6 +72,7 @@ async def read(
         async with reader.begin_read(offer.metadata(), target, timeout=seconds) as reading:
             await reading.wait_for_completion()
         await offer.wait_for_completion()
+        await offer.wait_for_release(seconds)
     return target
 
 
@@ -103,6 +114,7 @@ async def test_parts_of_a_pool(connector: nc.Connector, other: nc.Connector) -> 
     assert connector.stats().registered_regions == 1
 
 
+@not_among_few
 async def test_notices_need_no_endpoint_of_their_own(start_peer: StartPeer) -> None:
     left, right = await asyncio.gather(start_peer(), start_peer(**FAR))
     counts = []
@@ -113,9 +125,10 @@ async def test_notices_need_no_endpoint_of_their_own(start_peer: StartPeer) -> N
     assert counts[1:] == [counts[1]] * 5
 
 
+@needs_dynamo
+@not_among_few
 async def test_a_dynamo_owner_deregisters_its_memory(start_peer: StartPeer) -> None:
     """While it is read, and before: the key is refused, or UCX's cache has it; nothing else fails."""
-    pytest.importorskip("dynamo.nixl_connect")
     owner, mover = await asyncio.gather(start_peer(DYNAMO, **QUIET), start_peer(OURS, **QUIET))
     await move(owner, mover, "read", [SMALL], 1)
     for when in ("while", "before"):
@@ -168,6 +181,7 @@ async def noticed(start_peer: StartPeer, **environment: str) -> float:
     return time.monotonic() - began
 
 
+@not_among_few
 async def test_how_soon_a_dead_peer_is_noticed(start_peer: StartPeer) -> None:
     """After as many retries as UCX lets a queue pair make, which it can be told."""
     usual, soon = await asyncio.gather(
@@ -179,7 +193,7 @@ async def test_how_soon_a_dead_peer_is_noticed(start_peer: StartPeer) -> None:
 
 async def test_two_devices(start_peer: StartPeer) -> None:
     """One for each side, which are joined by a cable; and both for each."""
-    for devices in ({}, FAR), ({"UCX_NET_DEVICES": "rxe0:1,rxe1:1"},) * 2:
+    for devices in few(({}, FAR), ({"UCX_NET_DEVICES": "rxe0:1,rxe1:1"},) * 2):
         left, right = await asyncio.gather(*[start_peer(**each) for each in devices])
         for kind in ("read", "write"):
             await move(left, right, kind, [SMALL, LARGE], 1)
@@ -251,6 +265,7 @@ async def works_again(left: Peer, right: Peer) -> None:
     raise AssertionError(reply)
 
 
+@not_among_few
 async def test_a_device_goes_down_and_comes_back(start_peer: StartPeer) -> None:
     left, right = await asyncio.gather(start_peer(**QUIET), start_peer(**QUIET, **FAR))
     await move(left, right, "read", [SMALL], 1)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from conftest import RDMA, Peer, StartPeer
-from test_failing_peers import LOST, within
+from conftest import RDMA, Peer, StartPeer, not_among_few
+from test_failing_peers import LOST, begun, within
 from test_processes import move
 from test_rdma import FAR, QUIET, SMALL, shell, works_again
 
@@ -28,8 +28,9 @@ END = {**QUIET, "NIXL_CONNECT_CLAIMS": "messages"}
 @contextmanager
 def cable(does: str) -> Iterator[None]:
     """Each end of it sends so, by Linux's `netem`."""
-    for end in ("rdma0", "rdma1"):
-        shell(f"tc qdisc replace dev {end} root netem {does}")
+    shell(
+        " && ".join(f"tc qdisc replace dev {end} root netem {does}" for end in ("rdma0", "rdma1"))
+    )
     try:
         yield
     finally:
@@ -55,6 +56,7 @@ async def test_packets_are_lost(start_peer: StartPeer) -> None:
         print(shell("tc -s qdisc show dev rdma0"))
 
 
+@not_among_few
 async def test_a_long_way(start_peer: StartPeer) -> None:
     """What an operation costs beside the time of its bytes: round trips."""
     left, right = await pair(start_peer)
@@ -79,10 +81,10 @@ async def test_the_cable_is_cut(start_peer: StartPeer) -> None:
     """In the middle of a transfer: both end with an error, and go on when it is whole again."""
     left, right = await pair(start_peer)
     offer = (await left.ask("offer", kind="read", sizes=[LARGE], seed=2, timeout=20))["metadata"]
-    with cable("delay 50ms"):
+    with cable("delay 500ms"):
         request = {"kind": "read", "sizes": [LARGE], "seed": 2, "metadata": offer, "timeout": 20}
         reading = asyncio.create_task(right.ask("begin", **request))
-        await asyncio.sleep(0.12)
+        await begun(left, offer)
         with cable("loss 100%"):
             began = time.monotonic()
             reply = await within(60, reading)
