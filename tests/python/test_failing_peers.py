@@ -68,6 +68,7 @@ async def begun(owner: Peer, offer: dict[str, Any]) -> None:
 @TRANSPORTS
 @KINDS
 @WARM
+@not_among_few
 async def test_the_passive_side_is_killed_before_the_transfer(
     start_peer: StartPeer, environment: dict[str, str], kind: str, warm: bool
 ) -> None:

@@ -81,7 +81,7 @@ async def test_the_same_memory_again_and_again(
 ) -> None:
     """Unmapped and mapped again, and so each time with another key; by the same queue pairs."""
     places, counts = set(), []
-    for value in range(1, 41):
+    for value in range(1, 21):
         with mmap.mmap(-1, LARGE) as memory:
             source = np.frombuffer(memory, dtype=np.uint8)[: SMALL * 16]
             source[:] = value
@@ -147,7 +147,7 @@ async def test_a_dynamo_owner_deregisters_its_memory(start_peer: StartPeer) -> N
             await move(owner, mover, "read", [SMALL], seed)
 
 
-@pytest.mark.parametrize("by_hand", [False, True], ids=["anew", "by hand"])
+@pytest.mark.parametrize("by_hand", few(False, True), ids=few("anew", "by hand"))
 async def test_a_key_after_its_offer(start: Start, by_hand: bool) -> None:
     """It is good for as long as the registration, or UCX's cache of it, and nobody uses it."""
     owner, mover = await pair(start, "apart", 8 * SMALL)
