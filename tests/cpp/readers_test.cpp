@@ -231,6 +231,9 @@ TEST_P(Readers, ThoseOfABrokenEndpointFailTogetherIfTheOwnerIsSilent) {
   constexpr int kMany = 8;
   for (const bool dead : {false, true}) {
     SCOPED_TRACE(dead);
+    // A peer that no operation has reached could not be reached; one that has disconnects.
+    Buffer reached(1000);
+    EXPECT_EQ(end_of(right->begin_read(offer(1).metadata(), {reached.descriptor()})), "complete");
     const auto many = offer(kMany);
     const auto metadata = many.metadata();
     fake_nixl::hold_transfers(true);
