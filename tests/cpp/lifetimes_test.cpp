@@ -60,6 +60,8 @@ TEST_F(Lifetimes, TheLastConnectorMayGoOnTheEnginesThread) {
 }
 
 TEST_F(Lifetimes, WhatIsCancelledMayGoInThatCall) {
+  left->wait_started();
+  right->wait_started();
   for (int round = 0; round < 50; ++round) {
     auto connector = std::make_shared<Connector>(testing::fake_options("gone"));
     connector->wait_started();
@@ -78,6 +80,8 @@ TEST_F(Lifetimes, WhatIsCancelledMayGoInThatCall) {
     last.cancel();
     EXPECT_TRUE(eventually([&] { return gone.load(); }));
   }
+  // The engine's thread, on which the last one went, lets its agent go once it has returned.
+  EXPECT_TRUE(eventually([] { return fake_nixl::counts().agents == 2; }));
 }
 
 TEST_F(Lifetimes, AConnectionMayOutliveItsConnector) {
