@@ -13,7 +13,7 @@ from typing import Any
 import nixl_connect as nc
 import numpy as np
 import pytest
-from conftest import DYNAMO, OURS, StartPeer, eventually
+from conftest import DYNAMO, OURS, StartPeer, eventually, needs_dynamo
 
 SIZE = 4096
 FIRST = 7
@@ -90,8 +90,8 @@ def test_blocking(connector: nc.Connector, other: nc.Connector) -> None:
             other.connect_blocking("b64:")
 
 
+@needs_dynamo
 async def test_dynamo_s_own_peers(other: nc.Connector, start_peer: StartPeer) -> None:
-    pytest.importorskip("dynamo.nixl_connect")
     owner = await start_peer(DYNAMO)
     sent = (await owner.ask("offer", kind="read", sizes=[SIZE], seed=3))["metadata"]
     metadata = nc.RdmaMetadata.model_validate(sent)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import OURS, RDMA, Peer, StartPeer, not_among_few, sized
+from conftest import FEW, OURS, RDMA, Peer, StartPeer, not_among_few, sized
 
 ALL_TRANSPORTS = {}
 # TCP for the data too: what two hosts without RDMA would use.
@@ -55,7 +55,7 @@ async def test_sizes(start_peer: StartPeer, environment: dict[str, str]) -> None
         start_peer(OURS, **environment), start_peer(OURS, **environment)
     )
     for seed, sizes in enumerate(
-        [[1], [4096], [sized(64 << 20)], [1, 10, 100_000], [8] * (500 if RDMA else 2000)]
+        [[1], [4096], [sized(64 << 20)], [1, 10, 100_000], [8] * (500 if FEW else 2000)]
     ):
         for kind in ("read", "write"):
             await move(left, right, kind, sizes, seed)

@@ -28,14 +28,12 @@ END = {**QUIET, "NIXL_CONNECT_CLAIMS": "messages"}
 @contextmanager
 def cable(does: str) -> Iterator[None]:
     """Each end of it sends so, by Linux's `netem`."""
-    shell(
-        " && ".join(f"tc qdisc replace dev {end} root netem {does}" for end in ("rdma0", "rdma1"))
-    )
+    each = "for end in rdma0 rdma1; do {} || {}; done"
+    shell(each.format(f"tc qdisc replace dev $end root netem {does}", "exit 1"))
     try:
         yield
     finally:
-        for end in ("rdma0", "rdma1"):
-            shell(f"tc qdisc del dev {end} root || true")
+        shell(each.format("tc qdisc del dev $end root", "true"))
 
 
 async def pair(start_peer: StartPeer) -> tuple[Peer, Peer]:

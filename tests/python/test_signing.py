@@ -6,7 +6,7 @@ from typing import Any
 
 import nixl_connect as nc
 import pytest
-from conftest import DYNAMO, StartPeer
+from conftest import DYNAMO, StartPeer, needs_dynamo
 from hypothesis import given
 from hypothesis import strategies as st
 from nixl_connect import _signing
@@ -78,10 +78,10 @@ async def test_what_is_not_signed_so_is_refused(
     assert await read(first, metadata, checker) == b"abc"
 
 
+@needs_dynamo
 async def test_a_peer_that_knows_nothing_of_it_can_use_it(
     start_peer: StartPeer, signer: nc.Connector
 ) -> None:
-    pytest.importorskip("dynamo.nixl_connect")
     peer = await start_peer(DYNAMO)
     offer = await signer.create_readable(nc.Descriptor(bytearray(100)))
     moved = await peer.ask(

@@ -13,8 +13,7 @@ import tempfile
 from importlib import import_module
 
 import pytest
-
-MODULES = ("asyncio", "numpy", "nixl_connect", "nixl_connect._core")
+from launcher import MODULES
 
 
 def start(arguments: list[str], log: int) -> int:
