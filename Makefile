@@ -7,8 +7,9 @@ NIXL ?= cu12
 NIXL_VERSION ?= 1.5.1
 NIXL_OTHERS ?= nixl-cu12==1.0.1 nixl-cu12==1.4.0 nixl-cu13==1.5.1
 CLANGS := clang-14 clang-16
-PRESETS := dev asan tsan aarch64 $(CLANGS) release
-# How many tests run at once, for they often wait. Options for pytest: PYTEST_ARGS="-k loops".
+PRESETS := dev asan tsan aarch64 $(CLANGS)
+# How many tests run at once, for they often wait; those of C++ wait more. Options for pytest:
+# PYTEST_ARGS="-k loops".
 JOBS ?= $(shell expr $$(nproc) + 1)
 # Extras that are installed with the package. Targets add those that they need.
 EXTRAS ?= demo
@@ -25,7 +26,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # UCX takes every network interface that it finds; nothing here leaves this machine.
 export UCX_NET_DEVICES := lo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export CTEST_PARALLEL_LEVEL := $(JOBS)
+export CTEST_PARALLEL_LEVEL := $(shell expr $$(nproc) \* 2)
 export NIXL_CONNECT_TEST_NIXL_DIR := $(CURDIR)/build/nixl
 export NIXL_CONNECT_TEST_DYNAMO_DIR := $(CURDIR)/build/dynamo
 export NIXL_CONNECT_TEST_CPP_EXAMPLES := $(CURDIR)/build/dev/docs/examples/cpp
@@ -33,8 +34,8 @@ export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 export CCACHE_BASEDIR := $(CURDIR)
 
 .PHONY: demo example-pipeline test check setup clean docs docs-cpp lint format stubs wheel sdist \
-  fuzz soak bench bench-cpp bench-gpu $(PRESETS:%=configure-%) $(PRESETS:%=build-%) \
-  $(addprefix test-,cpp python stand-in rdma sanitizers compilers package)
+  fuzz soak bench bench-cpp bench-gpu $(foreach preset,$(PRESETS) release,\
+  configure-$(preset) build-$(preset)) $(addprefix test-,cpp python stand-in rdma sanitizers compilers package)
 demo: $(STAMPS)/package
 	python docs/examples/encode_prefill.py
 example-pipeline: $(STAMPS)/package
@@ -72,9 +73,9 @@ $(STAMPS)/test-tools: pyproject.toml tools/test-packages tools/dynamo | $(STAMPS
 	@touch $@
 
 # The C++ builds: `make build-dev` and so on, one for each preset.
-$(PRESETS:%=configure-%) configure-fuzz: configure-%: $(STAMPS)/venv $(STAMPS)/apt-build
+$(PRESETS:%=configure-%) configure-release configure-fuzz: configure-%: $(STAMPS)/venv $(STAMPS)/apt-build
 	cmake --preset $* >/dev/null
-$(PRESETS:%=build-%) build-fuzz: build-%: configure-%
+$(PRESETS:%=build-%) build-release build-fuzz: build-%: configure-%
 	MAKEFLAGS= cmake --build --preset $*
 configure-dev configure-release configure-tsan configure-asan: $(STAMPS)/apt-test
 configure-aarch64: $(STAMPS)/aarch64
@@ -105,8 +106,8 @@ test-compilers: $(CLANGS:%=build-%) build-aarch64
 	  -Wshadow -Werror -fsyntax-only -Icpp/include tests/package/main.cpp || exit 1; done
 	ctest --preset aarch64
 # The installed C++ library, as other projects use it.
-test-package: build-release $(STAMPS)/package $(STAMPS)/apt-package
-	$(WITH_NIXL) tests/package/run build/release build/package
+test-package: build-dev $(STAMPS)/package $(STAMPS)/apt-package
+	$(WITH_NIXL) tests/package/run build/dev build/package
 
 # The documentation, into build/docs/site; the C++ library's reference, into build/docs/cpp.
 docs: $(STAMPS)/docs-tools docs-cpp

@@ -60,8 +60,8 @@ class RemoteMetadata {
   std::optional<RdmaMetadata> made_;
 };
 
-/// Whether to decode it takes long.
-bool is_long(const RdmaMetadata& metadata) {
+/// To decode.
+bool takes_long(const RdmaMetadata& metadata) {
   constexpr std::size_t kLongText = 16 * kManyDescriptors;
   return metadata.nixl_metadata.size() >= kLongText;
 }
@@ -172,7 +172,7 @@ void init_connector(nb::module_& m) {
              std::optional<double> timeout) {
             const RemoteMetadata metadata(remote);
             const auto limit = optional_seconds(timeout);
-            const UnlockedWhen unlocked(is_long(*metadata));
+            const UnlockedWhen unlocked(takes_long(*metadata));
             return connector.decline(*metadata, std::move(reason), limit);
           },
           nb::arg("remote_metadata"), nb::arg("reason"), nb::arg("timeout").none())
@@ -181,7 +181,7 @@ void init_connector(nb::module_& m) {
           [](PythonConnector& connector, nb::handle remote, std::optional<double> timeout) {
             const RemoteMetadata metadata(remote);
             const auto limit = optional_seconds(timeout);
-            const UnlockedWhen unlocked(is_long(*metadata));
+            const UnlockedWhen unlocked(takes_long(*metadata));
             return connector.connect(*metadata, limit);
           },
           nb::arg("remote_metadata"), nb::arg("timeout").none())

@@ -67,7 +67,7 @@ std::string signed_text(const std::vector<RemoteDescriptor>& descriptors) {
   return text += ']';
 }
 
-bool is_long(const RdmaMetadata& metadata) {
+bool is_long_list(const RdmaMetadata& metadata) {
   return metadata.descriptors.size() >= kManyDescriptors;
 }
 
@@ -122,7 +122,7 @@ void init_metadata(nb::module_& m) {
           "signed_descriptors",
           [](const RdmaMetadata& metadata) {
             const std::string text = [&] {
-              const UnlockedWhen unlocked(is_long(metadata));
+              const UnlockedWhen unlocked(is_long_list(metadata));
               return signed_text(metadata.descriptors);
             }();
             return to_python(text);
@@ -130,7 +130,7 @@ void init_metadata(nb::module_& m) {
           "What is signed of the descriptors.")
       .def("to_bytes", [](const RdmaMetadata& metadata) {
         const std::string bytes = [&] {
-          const UnlockedWhen unlocked(is_long(metadata));
+          const UnlockedWhen unlocked(is_long_list(metadata));
           return to_bytes(metadata);
         }();
         return to_python(bytes);

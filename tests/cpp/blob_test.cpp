@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "nixl_connect/error.h"
 #include "nixl_connect/metadata.h"
+#include "rejection.h"
 
 namespace nixl_connect {
 namespace {
@@ -43,18 +43,12 @@ struct Parts {
   }
 };
 
-std::string rejection(const std::string& bytes) {
-  try {
-    Blob::parse(bytes);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::rejected_metadata);
-    return error.what();
-  }
-  return "accepted";
+std::string blob_rejection(const std::string& bytes) {
+  return rejection([&] { Blob::parse(bytes); });
 }
 
 void expect_rejection(const Parts& parts, const std::string& words) {
-  const std::string message = rejection(parts.bytes());
+  const std::string message = blob_rejection(parts.bytes());
   EXPECT_NE(message.find(words), std::string::npos) << message;
 }
 
@@ -74,7 +68,7 @@ TEST(Blob, ReadsWhatNixlWrites) {
 TEST(Blob, RefusesEveryTruncation) {
   const std::string bytes = Parts{}.bytes();
   for (std::size_t size = 0; size < bytes.size(); ++size) {
-    EXPECT_NE(rejection(bytes.substr(0, size)), "accepted") << size;
+    EXPECT_NE(blob_rejection(bytes.substr(0, size)), "accepted") << size;
   }
 }
 

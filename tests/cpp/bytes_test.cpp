@@ -2,23 +2,17 @@
 
 #include <random>
 
-#include "nixl_connect/error.h"
 #include "nixl_connect/metadata.h"
+#include "rejection.h"
 
 namespace nixl_connect {
 namespace {
 
-std::string rejection(std::string_view bytes) {
-  try {
-    metadata_from_bytes(bytes);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::rejected_metadata);
-    return error.what();
-  }
-  return "accepted";
+std::string bytes_rejection(std::string_view bytes) {
+  return rejection([&] { metadata_from_bytes(bytes); });
 }
 
-RdmaMetadata sample() {
+RdmaMetadata bytes_sample() {
   RdmaMetadata metadata;
   metadata.nixl_metadata = encode_nixl_metadata("a blob", MetadataEncoding::base64);
   metadata.notification_key = "0123456789abcdef~25.Grüße";
@@ -33,7 +27,7 @@ RdmaMetadata sample() {
 
 /// The sample's bytes with another part about descriptors.
 std::string with_descriptors(std::string_view descriptors) {
-  RdmaMetadata metadata = sample();
+  RdmaMetadata metadata = bytes_sample();
   metadata.descriptors.clear();
   std::string bytes = to_bytes(metadata);
   bytes.pop_back();
@@ -64,7 +58,7 @@ TEST(Bytes, AreWhatOtherVersionsRead) {
 }
 
 TEST(Bytes, RoundTrip) {
-  RdmaMetadata metadata = sample();
+  RdmaMetadata metadata = bytes_sample();
   expect_round_trip(metadata);
   metadata.operation_kind = OperationKind::unspecified;
   metadata.descriptors.clear();
@@ -84,7 +78,7 @@ TEST(Bytes, RoundTripAtRandom) {
   std::mt19937_64 random(7);
   const auto below = [&](std::uint64_t limit) { return random() % limit; };
   for (int round = 0; round < 2000; ++round) {
-    RdmaMetadata metadata = sample();
+    RdmaMetadata metadata = bytes_sample();
     metadata.descriptors.clear();
     RemoteDescriptor d{random() >> below(64), random() >> below(64), Device{}};
     std::uint64_t stride = random() >> below(64);
@@ -104,7 +98,7 @@ TEST(Bytes, RoundTripAtRandom) {
 }
 
 TEST(Bytes, OfManyPiecesAreFew) {
-  RdmaMetadata metadata = sample();
+  RdmaMetadata metadata = bytes_sample();
   const std::size_t before = to_bytes(metadata).size();
   for (std::uintptr_t i = 0; i < 300'000; ++i) {
     metadata.descriptors.push_back({139638283589240 + 8192 * i, 4096, Device{}});
@@ -118,22 +112,22 @@ TEST(Bytes, OfManyPiecesAreFew) {
 }
 
 TEST(Bytes, TakeAsManyDescriptorsAsAnOperation) {
-  RdmaMetadata metadata = sample();
+  RdmaMetadata metadata = bytes_sample();
   metadata.descriptors.resize(kMaxDescriptors);
   EXPECT_EQ(metadata_from_bytes(to_bytes(metadata)).descriptors.size(), kMaxDescriptors);
   metadata.descriptors.emplace_back();
   EXPECT_THROW(to_bytes(metadata), Error);
   using namespace std::string_literals;
   // Few bytes for very many: 2^20 + 1, and in one run of these.
-  EXPECT_NE(
-      rejection(with_descriptors("\x81\x80\x40\x88\x80\x80\x04\x02"s)).find("at most 1048576"),
-      std::string::npos);
+  EXPECT_NE(bytes_rejection(with_descriptors("\x81\x80\x40\x88\x80\x80\x04\x02"s))
+                .find("at most 1048576"),
+            std::string::npos);
 }
 
 TEST(Bytes, SayWhatIsWrong) {
   using namespace std::string_literals;
   const auto expect_rejected = [](const std::string& bytes, const std::string& why) {
-    EXPECT_NE(rejection(bytes).find(why), std::string::npos) << rejection(bytes);
+    EXPECT_NE(bytes_rejection(bytes).find(why), std::string::npos) << bytes_rejection(bytes);
   };
   expect_rejected("", "no magic number at byte 0 of 0");
   expect_rejected("{}", "JSON, which is text");
@@ -152,23 +146,23 @@ TEST(Bytes, SayWhatIsWrong) {
   expect_rejected(with_descriptors("\x01\x09\x04\x02"s), "unknown device");
   expect_rejected(with_descriptors("\x01\x09\x02\x80\x80\x80\x80\x10\x02"s), "impossible ordinal");
   expect_rejected(with_descriptors("\x01\x0a\x01\x01"s), "a region beyond all memory");
-  expect_rejected(to_bytes(sample()) + "x", "something after the end");
-  EXPECT_EQ(rejection(with_descriptors("\x01\x0a\x02\x01"s)), "accepted");
+  expect_rejected(to_bytes(bytes_sample()) + "x", "something after the end");
+  EXPECT_EQ(bytes_rejection(with_descriptors("\x01\x0a\x02\x01"s)), "accepted");
 }
 
 TEST(Bytes, AreRefusedWhereverTheyEnd) {
-  const std::string good = to_bytes(sample());
+  const std::string good = to_bytes(bytes_sample());
   for (std::size_t size = 0; size < good.size(); ++size) {
-    EXPECT_NE(rejection(good.substr(0, size)), "accepted") << size;
+    EXPECT_NE(bytes_rejection(good.substr(0, size)), "accepted") << size;
   }
 }
 
 TEST(Bytes, AreReadOrRefusedWithAnyBitFlipped) {
-  const std::string good = to_bytes(sample());
+  const std::string good = to_bytes(bytes_sample());
   for (std::size_t bit = 0; bit < 8 * good.size(); ++bit) {
     std::string damaged = good;
     damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ 1 << bit % 8);
-    rejection(damaged);
+    bytes_rejection(damaged);
   }
 }
 

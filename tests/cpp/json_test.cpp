@@ -1,26 +1,21 @@
 #include <gtest/gtest.h>
 
-#include "nixl_connect/error.h"
 #include "nixl_connect/metadata.h"
+#include "rejection.h"
 
 namespace nixl_connect {
 namespace {
 
-std::string rejection(const std::string& json) {
-  try {
-    metadata_from_json(json);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::rejected_metadata) << json;
-    return error.what();
-  }
-  return "accepted";
+std::string json_rejection(const std::string& json) {
+  return rejection([&] { metadata_from_json(json); });
 }
 
 void expect_rejected(const std::string& json, const std::string& why) {
-  EXPECT_NE(rejection(json).find(why), std::string::npos) << json << ": " << rejection(json);
+  EXPECT_NE(json_rejection(json).find(why), std::string::npos)
+      << json << ": " << json_rejection(json);
 }
 
-RdmaMetadata sample() {
+RdmaMetadata json_sample() {
   RdmaMetadata metadata;
   metadata.descriptors = {{139638283589240, 4096, Device::parse("cpu")},
                           {1, SIZE_MAX, Device::parse("cuda:3")}};
@@ -43,7 +38,7 @@ void expect_same(const RdmaMetadata& a, const RdmaMetadata& b) {
 }
 
 TEST(Json, WritesWhatPythonWrites) {
-  EXPECT_EQ(to_json(sample()),
+  EXPECT_EQ(to_json(json_sample()),
             R"({"descriptors":[{"device":"cpu","ptr":139638283589240,"size":4096},)"
             R"({"device":"cuda:3","ptr":1,"size":18446744073709551615}],)"
             R"("nixl_metadata":"b64:eAE=","notification_key":"0123456789abcdef",)"
@@ -51,7 +46,7 @@ TEST(Json, WritesWhatPythonWrites) {
 }
 
 TEST(Json, RoundTrips) {
-  RdmaMetadata metadata = sample();
+  RdmaMetadata metadata = json_sample();
   expect_same(metadata_from_json(to_json(metadata)), metadata);
   metadata.notification_key = std::string("quote \" slash \\ zero \0 bell \a Grüße 🙂", 44);
   expect_same(metadata_from_json(to_json(metadata)), metadata);
@@ -95,9 +90,9 @@ TEST(Json, SaysWhatIsWrong) {
   expect_rejected("{\"nixl_metadata\":\"\\udc00\"}", "half a character");
   expect_rejected("{\"operation_kind\":3}", "operation_kind");
   expect_rejected("{\"operation_kind\":0}", "operation_kind");
-  const std::string good = to_json(sample());
+  const std::string good = to_json(json_sample());
   for (std::size_t size = 0; size < good.size(); ++size) {
-    EXPECT_NE(rejection(good.substr(0, size)), "accepted") << size;
+    EXPECT_NE(json_rejection(good.substr(0, size)), "accepted") << size;
   }
 }
 

@@ -2,20 +2,14 @@
 
 #include <gtest/gtest.h>
 
-#include "nixl_connect/error.h"
+#include "rejection.h"
 #include "wire/metadata_encoder.h"
 
 namespace nixl_connect {
 namespace {
 
-std::string rejection(const std::string& text) {
-  try {
-    decode_nixl_metadata(text);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::rejected_metadata);
-    return error.what();
-  }
-  return "accepted";
+std::string text_rejection(const std::string& text) {
+  return rejection([&] { decode_nixl_metadata(text); });
 }
 
 TEST(Metadata, RoundTripsBlobsOfEverySize) {
@@ -65,20 +59,20 @@ TEST(Metadata, TakesTheLargestBlobAndNoLarger) {
 
 TEST(Metadata, SaysWhatIsWrong) {
   using ::testing::Test;
-  EXPECT_NE(rejection("").find("empty"), std::string::npos);
-  EXPECT_NE(rejection("b64:").find("truncated"), std::string::npos);
-  EXPECT_NE(rejection("b64:abc").find("multiple of 4"), std::string::npos);
-  EXPECT_NE(rejection("b64:a=bc").find("not base64"), std::string::npos);
-  EXPECT_NE(rejection("b64:====").find("not base64"), std::string::npos);
-  EXPECT_NE(rejection("b64:QUJD").find("not a zlib stream"), std::string::npos);
-  EXPECT_NE(rejection("b64:QUI=").find("zlib"), std::string::npos);
-  EXPECT_NE(rejection("b64:QUJ=").find("stray bits"), std::string::npos);
-  EXPECT_NE(rejection("xyz").find("odd length"), std::string::npos);
-  EXPECT_NE(rejection("xy").find("hexadecimal"), std::string::npos);
+  EXPECT_NE(text_rejection("").find("empty"), std::string::npos);
+  EXPECT_NE(text_rejection("b64:").find("truncated"), std::string::npos);
+  EXPECT_NE(text_rejection("b64:abc").find("multiple of 4"), std::string::npos);
+  EXPECT_NE(text_rejection("b64:a=bc").find("not base64"), std::string::npos);
+  EXPECT_NE(text_rejection("b64:====").find("not base64"), std::string::npos);
+  EXPECT_NE(text_rejection("b64:QUJD").find("not a zlib stream"), std::string::npos);
+  EXPECT_NE(text_rejection("b64:QUI=").find("zlib"), std::string::npos);
+  EXPECT_NE(text_rejection("b64:QUJ=").find("stray bits"), std::string::npos);
+  EXPECT_NE(text_rejection("xyz").find("odd length"), std::string::npos);
+  EXPECT_NE(text_rejection("xy").find("hexadecimal"), std::string::npos);
   const std::string good = encode_nixl_metadata("some blob", MetadataEncoding::hex);
-  EXPECT_NE(rejection(good + "00").find("after the end"), std::string::npos);
+  EXPECT_NE(text_rejection(good + "00").find("after the end"), std::string::npos);
   for (std::size_t size = 2; size < good.size(); size += 2) {
-    EXPECT_NE(rejection(good.substr(0, size)), "accepted") << size;
+    EXPECT_NE(text_rejection(good.substr(0, size)), "accepted") << size;
   }
 }
 
