@@ -33,6 +33,7 @@ PYTHON_LAYERS = {
     "services": ("_signing", "_streams", "_tracing", "_asyncio", "_offload"),
     "connection": ("connection",),
     "operation": ("_operation", "_remote"),
+    "sides": ("_sides",),
     "operations": ("operations", "_call", "_worker"),
     "connector": ("connector", "_totals"),
     "integrations": ("metrics", "trio"),

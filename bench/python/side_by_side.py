@@ -109,6 +109,7 @@ LARGE = ("large", "huge")
 BACKENDS = [
     Backend("nixl_connect", ours(), devices=True),
     Backend("nixl_connect, uvloop", ours("--uvloop"), modules=("uvloop",), devices=True),
+    Backend("nixl_connect, bytes", ours("--wire"), only=SMALL),
     Backend("nixl_connect, engines=3", ours("--engines=3"), only=LARGE),
     Backend("nixl_connect, C++", program=("--library=ours",)),
     Backend("nixl_connect, C++ polling", program=("--library=ours-polling",)),

@@ -355,6 +355,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", required=True, help="a module in backends/")
     parser.add_argument("--library", help="for dynamo_api: the module with that API")
+    parser.add_argument("--wire", action="store_true", help="for nixl_connect: metadata as bytes")
     parser.add_argument("--engines", type=int, help="for nixl_connect: its option")
     parser.add_argument("--uvloop", action="store_true")
     parser.add_argument("--size", type=int, default=4096)
@@ -369,9 +370,8 @@ def main() -> None:
     options.mover_device = options.mover_device or options.device
     backend = importlib.import_module(f"backends.{options.backend}")
     if options.library:
-        backend.configure(
-            options.library, **({"engines": options.engines} if options.engines else {})
-        )
+        engines = {"engines": options.engines} if options.engines else {}
+        backend.configure(options.library, options.wire, **engines)
     run: Callable[..., Any] = asyncio.run
     if options.uvloop:
         import uvloop

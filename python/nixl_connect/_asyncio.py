@@ -1,80 +1,48 @@
 """From the core's completion queues to asyncio's futures.
 
 Each event loop has one queue, whose descriptor it watches; the core's thread writes to the
-descriptor when the queue becomes non-empty, and the loop takes all that has arrived at once.
-Nothing here polls or sleeps, and no thread but the loop's own runs Python.
+descriptor when the queue becomes non-empty, and the loop takes all that has arrived at once:
+`_core.Bridge` sets the futures. Nothing here polls or sleeps, and no thread but the loop's own runs
+Python.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import inspect
+import sys
 import threading
-import weakref
 from collections.abc import Callable
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from . import _core
 
-__all__ = ["wait_for"]
+__all__ = ["bridge_of", "coroutine_function", "wait_for"]
 
-
-class _Bridge:
-    """One event loop's completion queue, and the futures that wait on it."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.queue = _core.CompletionQueue()
-        self.futures: dict[int, asyncio.Future[bool]] = {}
-        self.arrived: list[int] = []
-        self.next_token = itertools.count().__next__
-        loop.add_reader(self.queue.fileno(), self._drain)
-
-    def _drain(self) -> None:
-        # A signal's handler may raise between any two steps. All of them are done again then, when
-        # the loop runs: no step loses a token, and each may be done twice.
-        arrived, futures = self.arrived, self.futures
-        try:
-            self.queue.drain(arrived)
-            for token in arrived:
-                # Not every token has one: some say only that there is something to release.
-                future = futures.get(token)
-                if future is not None and not future.done():
-                    future.set_result(True)
-                futures.pop(token, None)
-            arrived.clear()
-        finally:
-            if arrived:
-                self.queue.push(arrived[0])
-
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 # A bridge holds no reference to its loop, so that both can go.
-_bridges: WeakKeyDictionary[asyncio.AbstractEventLoop, _Bridge] = WeakKeyDictionary()
+_bridges: WeakKeyDictionary[asyncio.AbstractEventLoop, _core.Bridge] = WeakKeyDictionary()
 _bridges_lock = threading.Lock()
 
 
-class _Latest(threading.local):
-    """The loop that this thread asked for last, and its bridge: mostly the only one."""
-
-    loop: Callable[[], asyncio.AbstractEventLoop | None] = staticmethod(lambda: None)
-    bridge: Callable[[], _Bridge | None] = staticmethod(lambda: None)
-
-
-_latest = _Latest()
-
-
-def _bridge_of(loop: asyncio.AbstractEventLoop) -> _Bridge:
-    if _latest.loop() is loop and (latest := _latest.bridge()) is not None:
-        return latest
+def bridge_of(loop: asyncio.AbstractEventLoop | None) -> _core.Bridge:
+    """The running loop's; `_core.Wait` asks for it too."""
+    if loop is None:
+        raise RuntimeError(
+            "expected a running asyncio event loop, got none: trio has nixl_connect.trio, and "
+            "threads have wait() and the factories that end in _blocking"
+        )
     bridge = _bridges.get(loop)
     if bridge is None:
-        bridge = _Bridge(loop)
+        bridge = _core.Bridge()
+        loop.add_reader(bridge.fileno(), bridge.drain)
         with _bridges_lock:
             # A loop that was closed with something pending is held by that something's future.
             for closed in [known for known in _bridges if known.is_closed()]:
                 del _bridges[closed]
             _bridges[loop] = bridge
-    _latest.loop = weakref.ref(loop)
-    _latest.bridge = weakref.ref(bridge)
     return bridge
 
 
@@ -93,17 +61,10 @@ async def wait_for(
     Returns whether the token came. `notify` returns False when there is nothing to wait for;
     `forget` takes a notification back that is no longer wanted.
     """
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        raise RuntimeError(
-            "expected a running asyncio event loop, got none: trio has nixl_connect.trio, and "
-            "threads have wait() and the factories that end in _blocking"
-        ) from None
-    bridge = _bridge_of(loop)
-    token = bridge.next_token()
+    bridge = bridge_of(asyncio._get_running_loop())
+    loop = asyncio.get_running_loop()
     future: asyncio.Future[bool] = loop.create_future()
-    bridge.futures[token] = future
+    token = bridge.add(future)
     timer = None
     try:
         if not notify(bridge.queue, token):
@@ -114,5 +75,14 @@ async def wait_for(
     finally:
         if timer is not None:
             timer.cancel()
-        if bridge.futures.pop(token, None) is not None and forget is not None:
+        if bridge.remove(token) and forget is not None:
             forget(bridge.queue, token)
+
+
+def coroutine_function(function: FunctionT) -> FunctionT:
+    """Have `inspect.iscoroutinefunction`, and so `unittest.mock`, take it for what it is."""
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(function)
+    # What asyncio and unittest.mock ask for before; inspect itself cannot be told.
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+    return function

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, TypeVar
 
 from ._operation import AbstractOperation
 
-__all__ = ["OperationCall", "OperationT", "coroutine_function"]
+__all__ = ["OperationCall", "OperationT"]
 
 OperationT = TypeVar("OperationT", bound=AbstractOperation)
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-
-
-def coroutine_function(function: FunctionT) -> FunctionT:
-    """Have `inspect.iscoroutinefunction`, and so `unittest.mock`, take it for what it is."""
-    if sys.version_info >= (3, 12):
-        return inspect.markcoroutinefunction(function)
-    # What asyncio and unittest.mock ask for before; inspect itself cannot be told.
-    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
-    return function
 
 
 class OperationCall(Coroutine[Any, Any, OperationT], AbstractAsyncContextManager[OperationT]):

@@ -1,6 +1,6 @@
 """The C++ core of nixl_connect. Private: use the package's own names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 
@@ -30,6 +30,10 @@ class Descriptor:
     """One contiguous piece of memory."""
 
     def __init__(self, address: int, size: int, kind: int, device_id: int, owner: object | None, writable: bool | None, movable: bool) -> None: ...
+
+    @property
+    def _has_stayed(self) -> bool:
+        """Whether its owner is known to have it where it was."""
 
     @property
     def ptr(self) -> int:
@@ -216,6 +220,45 @@ class Connection:
     def forget(self, queue: CompletionQueue, token: int) -> None: ...
 
     def cancel(self) -> None: ...
+
+class Bridge:
+    """One event loop's completion queue, and the futures that wait on it."""
+
+    def __init__(self) -> None: ...
+
+    def fileno(self) -> int:
+        """The descriptor: readable while there is something to drain."""
+
+    def drain(self) -> None:
+        """Sets the futures whose tokens have arrived."""
+
+    @property
+    def queue(self) -> CompletionQueue: ...
+
+    def add(self, future: object) -> int:
+        """The token that sets it."""
+
+    def remove(self, token: int) -> bool:
+        """Whether its future was still waited for."""
+
+class Wait(Coroutine[Any, Any, None]):
+    """
+    A coroutine that ends at an operation's milestone, and raises its failure.
+    """
+
+    def __next__(self, /):
+        """Implement next(self)."""
+
+    def __init__(self, operation: object, core: object, milestone: int) -> None: ...
+
+    def __await__(self, /):
+        """Return an iterator to be used in await expression."""
+
+    def send(self, value: object | None) -> object: ...
+
+    def throw(self, *args) -> object: ...
+
+    def close(self) -> None: ...
 
 class Registration:
     """Memory registered by hand."""

@@ -83,10 +83,10 @@ def is_large(local: Local) -> bool:
 
 def check_addresses(local: Local) -> None:
     """Raises `ValueError` where the memory of one was moved since it was made."""
-    if isinstance(local, Descriptor):
-        local._check_address(0)
-    elif isinstance(local, list):
-        for i, descriptor in enumerate(local):
+    if isinstance(local, DescriptorList):
+        return
+    for i, descriptor in enumerate([local] if isinstance(local, Descriptor) else local):
+        if not descriptor._has_stayed:
             descriptor._check_address(i)
 
 

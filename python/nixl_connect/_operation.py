@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine
 from enum import IntEnum
 from functools import partial
 from types import TracebackType
-from typing import SupportsFloat, TypeVar
+from typing import Any, SupportsFloat, TypeVar
 
 from . import _asyncio, _core
 from ._arguments import check_timeout
 from ._local import Local
 from ._tracing import OperationSpan
-from .connection import Connection
+from .connection import AnyConnector, Connection
 from .descriptor import Descriptor, DescriptorList
 from .errors import OperationCancelledError, OperationStateError, WaitTimeoutError, from_core
 
@@ -74,18 +75,13 @@ class AbstractOperation(ABC):
     _connection: Connection | None = None
     _span: OperationSpan | None = None
 
+    _connector: AnyConnector
+    _core: _core.Connection
+    _operation_kind: OperationKind
+    _local_desc_list: Local
+
     @abstractmethod
-    def __init__(
-        self,
-        connection: Connection,
-        core: _core.Connection,
-        kind: OperationKind,
-        local_descriptors: Local,
-    ) -> None:
-        self._connector = connection._connector
-        self._core = core
-        self._operation_kind = kind
-        self._local_desc_list = local_descriptors
+    def __init__(self) -> None: ...
 
     @property
     def connection(self) -> Connection:
@@ -113,7 +109,10 @@ class AbstractOperation(ABC):
             return local
         return list(local) if isinstance(local, DescriptorList) else [local]
 
-    async def wait_for_completion(self, timeout: SupportsFloat | None = None) -> None:
+    @_asyncio.coroutine_function
+    def wait_for_completion(
+        self, timeout: SupportsFloat | None = None
+    ) -> Coroutine[Any, Any, None]:
         """Wait, without blocking the event loop, until the operation has ended.
 
         Returns when it is complete, and also when it was cancelled on this side: `status`
@@ -133,14 +132,18 @@ class AbstractOperation(ABC):
         TransferError
             When the operation has failed: of the type that says how.
         """
+        if timeout is None and self._span is None:
+            return _core.Wait(self, self._core, _ENDED)
+        return self._wait_for_completion(timeout)
+
+    async def _wait_for_completion(self, timeout: SupportsFloat | None) -> None:
         core = self._core
         if not core.reached(_ENDED):
             if timeout is not None:
                 timeout = check_timeout(timeout)
             if not await _asyncio.wait_for(partial(core.notify, _ENDED), core.forget, timeout):
                 raise self._wait_timed_out(timeout)
-        if core.failure is not None:
-            self._raise_failure()
+        self._raise_failure()
         if self._span is not None:
             self._end_span()
 

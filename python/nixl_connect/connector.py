@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
-from typing import Any, SupportsFloat, SupportsIndex, TypeVar
+from typing import Any, SupportsFloat, SupportsIndex
 
-from . import _asyncio, _core, _streams
+from . import _core, _streams
 from ._arguments import (
     check_count,
     check_flag,
@@ -18,27 +18,21 @@ from ._arguments import (
     check_text,
     check_timeout,
 )
-from ._call import OperationCall, OperationT, coroutine_function
+from ._asyncio import coroutine_function
+from ._call import OperationCall, OperationT
 from ._default import Default
 from ._library import load_cuda_runtime, nixl_library_candidates
 from ._local import Local, LocalDescriptors, as_descriptors, is_large
 from ._offload import offload
+from ._sides import PassiveT
 from ._signing import check_auth_key
 from ._tracing import begin_span, tracer
 from ._worker import Worker
 from .connection import Connection
 from .metadata import NixlMetadata, RemoteMetadata
-from .operations import (
-    PassiveOperation,
-    ReadableOperation,
-    ReadOperation,
-    WritableOperation,
-    WriteOperation,
-)
+from .operations import ReadableOperation, ReadOperation, WritableOperation, WriteOperation
 
 __all__ = ["Connection", "Connector", "OperationCall"]
-
-PassiveT = TypeVar("PassiveT", bound=PassiveOperation)
 
 
 class Connector(Worker):
@@ -262,8 +256,8 @@ class Connector(Worker):
         """
         local = as_descriptors(local_descriptors)
         after = _streams.fences(stream, local)
-        arguments = remote_metadata, local, timeout, after, nixl_connection_metadata
-        return OperationCall(self._begin(ReadOperation, local, *arguments))
+        arguments = remote_metadata, timeout, after, nixl_connection_metadata
+        return OperationCall(self._begin(ReadOperation._of, local, *arguments))
 
     @coroutine_function
     def begin_write(
@@ -278,8 +272,8 @@ class Connector(Worker):
         """Begin to write to what a peer offers. As `begin_read`, the other way."""
         local = as_descriptors(local_descriptors)
         after = _streams.fences(stream, local)
-        arguments = local, remote_metadata, timeout, after, nixl_connection_metadata
-        return OperationCall(self._begin(WriteOperation, local, *arguments))
+        arguments = remote_metadata, timeout, after, nixl_connection_metadata
+        return OperationCall(self._begin(WriteOperation._of, local, *arguments))
 
     def create_readable_blocking(
         self,
@@ -346,24 +340,18 @@ class Connector(Worker):
         if not self._core.started:
             await self._started()
         if not is_large(local):
-            return self._make(operation, *arguments)
-        make = partial(self._make, operation, *arguments)
+            return self._make(operation, local, *arguments)
+        make = partial(self._make, operation, local, *arguments)
         return await offload(make, lambda made: made.__exit__(None, None, None))
 
-    async def _create(
-        self,
-        operation: type[PassiveT],
-        local: Local,
-        timeout: SupportsFloat | Default | None,
-        after: _streams.Fences,
-        places: SupportsIndex | None,
-    ) -> PassiveT:
-        made = await self._begin(operation, local, local, timeout, after, places)
+    async def _create(self, operation: type[PassiveT], local: Local, *arguments: Any) -> PassiveT:
+        if self._core.started and not is_large(local):
+            made = self._make(operation._of, local, *arguments)
+        else:
+            made = await self._begin(operation._of, local, *arguments)
         core = made._core
-        if not core.reached(_core.READY):
-            await _asyncio.wait_for(partial(core.notify, _core.READY), core.forget)
-        if core.failure is not None:
-            made._raise_failure()
+        if core.failure is not None or not core.reached(_core.READY):
+            await _core.Wait(made, core, _core.READY)
         if is_large(local):
             await offload(made._draft)
         return made

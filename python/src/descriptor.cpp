@@ -104,6 +104,20 @@ bool LocalDescriptor::is_writable() const {
   return *known;
 }
 
+bool LocalDescriptor::has_stayed() const {
+  if (!movable) return true;
+  auto* const its_owner = static_cast<PyObject*>(const_cast<void*>(memory.owner.get()));
+  Py_buffer view;
+  if (its_owner == nullptr || PyObject_CheckBuffer(its_owner) == 0) return false;
+  if (PyObject_GetBuffer(its_owner, &view, PyBUF_SIMPLE) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  const bool stayed = reinterpret_cast<std::uintptr_t>(view.buf) == memory.address;
+  PyBuffer_Release(&view);
+  return stayed;
+}
+
 std::vector<Descriptor> local_descriptors(nb::handle value, bool writable) {
   const auto check_writable = [&](bool is_writable, std::size_t index) {
     if (writable && !is_writable) {
@@ -135,7 +149,7 @@ std::vector<Descriptor> local_descriptors(nb::handle value, bool writable) {
                             (index == 0 && item.is(value) ? type : "a list with " + type))
                                .c_str());
     }
-    if (descriptor->movable) item.attr("_check_address")(index);
+    if (!descriptor->has_stayed()) item.attr("_check_address")(index);
     check_writable(!writable || descriptor->is_writable(), index);
     const nb::ft_object_guard guard(item);
     result.push_back(descriptor->memory);
@@ -216,6 +230,8 @@ void init_descriptor(nb::module_& m) {
           },
           nb::arg("address"), nb::arg("size"), nb::arg("kind"), nb::arg("device_id"),
           nb::arg("owner").none(), nb::arg("writable").none(), nb::arg("movable"))
+      .def_prop_ro("_has_stayed", &LocalDescriptor::has_stayed,
+                   "Whether its owner is known to have it where it was.")
       .def_prop_ro(
           "ptr", [](const LocalDescriptor& d) { return d.memory.address; },
           "Address of the first byte.")

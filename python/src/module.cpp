@@ -15,6 +15,7 @@ NB_MODULE(_core_of_one_interpreter, m) {
   init_fence(m);
   init_inspect(m);
   init_connection(m);
+  init_bridge(m);
   init_connector(m);
 }
 

@@ -17,6 +17,7 @@ namespace nb = nanobind;
 /// The name of the package that the errors and the connector are defined in.
 inline constexpr const char* kErrorsModule = "nixl_connect.errors";
 
+void init_bridge(nb::module_& m);
 void init_completion(nb::module_& m);
 void init_connection(nb::module_& m);
 void init_connector(nb::module_& m);
@@ -115,6 +116,8 @@ struct LocalDescriptor {
   std::size_t capacity = memory.size;
 
   bool is_writable() const;
+  /// Whether its owner is known to have it where it was. If not, Python's side asks.
+  bool has_stayed() const;
 };
 
 /// Many pieces of memory of one owner, on one device.

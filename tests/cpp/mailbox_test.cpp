@@ -47,18 +47,32 @@ TEST(Mailbox, ACommandEndsAStandbyAndASleepButNoRest) {
 
 TEST(Mailbox, AWakeUpEndsASleepThatHasBeenAnnounced) {
   Mailbox mailbox;
-  mailbox.announce(Mode::sleep);
+  mailbox.announce(forever(Mode::sleep));
   mailbox.wake();
   EXPECT_FALSE(mailbox.wait(forever(Mode::sleep)));
   EXPECT_EQ(mailbox.waits(), 0u) << "it did not even begin";
 }
 
+TEST(Mailbox, ASleepThatEndsSoonEnoughIsLeftAlone) {
+  Mailbox mailbox;
+  const Wait sleep = briefly(Mode::sleep);
+  mailbox.announce(sleep);
+  mailbox.wake(sleep.until);
+  const auto began = Clock::now();
+  mailbox.wait(sleep);
+  EXPECT_GE(Clock::now(), sleep.until);
+  mailbox.announce(forever(Mode::sleep));
+  mailbox.wake(Clock::now() + milliseconds(5));
+  EXPECT_FALSE(mailbox.wait(forever(Mode::sleep)));
+  EXPECT_LT(Clock::now() - began, std::chrono::minutes(1));
+}
+
 TEST(Mailbox, NoWakeUpIsKeptForLater) {
   Mailbox mailbox;
   mailbox.wake();
-  mailbox.announce(Mode::rest);
+  mailbox.announce(forever(Mode::rest));
   mailbox.wake();
-  mailbox.announce(Mode::standby);
+  mailbox.announce(forever(Mode::standby));
   mailbox.wake();
   const auto began = Clock::now();
   mailbox.wait(briefly(Mode::sleep));
@@ -147,7 +161,7 @@ TEST(Mailbox, NoSleepMissesItsWakeUp) {
     {
       const std::lock_guard guard(lock);
       polled += std::exchange(to_poll, 0);
-      mailbox.announce(Mode::sleep);
+      mailbox.announce(forever(Mode::sleep));
     }
     if (polled < kRounds) mailbox.wait(forever(Mode::sleep));
   }

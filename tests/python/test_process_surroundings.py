@@ -131,35 +131,39 @@ async def begin(count):
     reads = [await mover.begin_read(o.metadata(), t) for o, t in zip(offers, targets)]
     return [asyncio.ensure_future(each.wait_for_completion()) for each in [*offers, *reads]]
 
-def interrupt_at(line):
-    "As a signal's handler can: before the nth line that the bridge runs."
-    lines = 0
-    def trace(frame, event, _):
-        nonlocal lines
-        if frame.f_code.co_name != "_drain" or not frame.f_code.co_filename.endswith("_asyncio.py"):
-            return None
-        if event == "line":
-            lines += 1
-            if lines == line:
-                raise KeyboardInterrupt
-        return trace
-    sys.settrace(trace)
+class Future(asyncio.Future):
+    "Is interrupted, as by a signal's handler, in the nth of its methods that the bridge calls."
+    left = -1
+    def interrupt(self):
+        Future.left -= 1
+        if Future.left == 0:
+            raise KeyboardInterrupt
+    def done(self):
+        self.interrupt()
+        return super().done()
+    def set_result(self, result):
+        self.interrupt()
+        super().set_result(result)
+
+class Loop(asyncio.SelectorEventLoop):
+    def create_future(self):
+        return Future(loop=self)
 
 owner, mover = nc.Connector(inline_limit=0), nc.Connector(inline_limit=0)
-loop = asyncio.new_event_loop()
+loop = Loop()
 loop.run_until_complete(move(owner, mover))
 interrupted = 0
-for line in range(1, 60):
+for call in range(1, 20):
     waiting = loop.run_until_complete(begin(3))
-    interrupt_at(line)
+    Future.left = call
     try:
         loop.run_until_complete(asyncio.wait(waiting, timeout=30))
     except KeyboardInterrupt:
         interrupted += 1
-    sys.settrace(None)
+    Future.left = -1
     loop.run_until_complete(asyncio.wait(waiting, timeout=30))
     late = [task for task in waiting if not task.done()]
-    assert not late, (line, len(late))
+    assert not late, (call, len(late))
 print(interrupted > 5)
 """
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 from typing import Any
 
@@ -11,18 +12,26 @@ STYLE = "asyncio"
 
 library: Any = None
 options: dict[str, Any] = {}
+as_bytes = False
+"""Whether metadata travels as bytes, which this library alone has."""
 
 
-def configure(name: str, **connector_options: Any) -> None:
-    global library
+def configure(name: str, wire: bool, **connector_options: Any) -> None:
+    global library, as_bytes
     library = importlib.import_module(name)
+    as_bytes = wire
     options.update(connector_options)
 
 
 class Offer:
     def __init__(self, operation: Any) -> None:
         self.operation = operation
-        self.message = operation.metadata().model_dump()
+        self.message: Any
+        if as_bytes:
+            # As text, for the channel is JSON.
+            self.message = base64.b64encode(operation.wire()).decode()
+        else:
+            self.message = operation.metadata().model_dump()
 
     async def ended(self) -> None:
         await self.operation.wait_for_completion()
@@ -57,8 +66,12 @@ class Mover:
     async def start(cls, buffers: list[Buffer], hello: dict[str, Any]) -> Mover:
         return cls(buffers)
 
-    async def fetch(self, slot: int, message: dict[str, Any]) -> None:
-        metadata = library.RdmaMetadata.model_validate(message)
+    async def fetch(self, slot: int, message: Any) -> None:
+        metadata: Any
+        if as_bytes:
+            metadata = base64.b64decode(message)
+        else:
+            metadata = library.RdmaMetadata.model_validate(message)
         operation = await self._connector.begin_read(metadata, self._descriptors[slot])
         with operation:
             await operation.wait_for_completion()

@@ -112,6 +112,7 @@ void Engine::deregister(const std::shared_ptr<ManualRegistration>& region,
 }
 
 bool Engine::submit_here(const OperationPtr& operation) {
+  Clock::time_point needed;
   {
     const AgentLock::Guard guard(state_.agent_lock, std::try_to_lock);
     // What has been submitted before goes first.
@@ -119,15 +120,17 @@ bool Engine::submit_here(const OperationPtr& operation) {
         !loop_->submit_if_quick(operation)) {
       return false;
     }
-    if (!loop_->pending(Clock::now())) return true;
+    const auto now = Clock::now();
+    if (!loop_->pending(now)) return true;
+    needed = loop_->poll_needed(now);
   }
-  wake();
+  wake(needed);
   return true;
 }
 
-void Engine::wake() noexcept {
+void Engine::wake(Clock::time_point needed) noexcept {
   // A waiter that polls does so for everybody, and wakes the thread when it stops.
-  if (state_.polling_waiters.load() == 0) state_.mailbox.wake();
+  if (state_.polling_waiters.load() == 0) state_.mailbox.wake(needed);
 }
 
 bool Engine::progress() {

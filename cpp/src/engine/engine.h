@@ -84,8 +84,8 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   /// Returns false when polls are not quick, or the thread has something to do first.
   bool poll_once();
   bool is_driven_externally();
-  /// There may be something to poll for of which the thread does not know.
-  void wake() noexcept;
+  /// There may be something to poll for, by that time, of which the thread does not know.
+  void wake(Clock::time_point needed = Clock::time_point::min()) noexcept;
 
   void launch();
   void thread_main() noexcept;

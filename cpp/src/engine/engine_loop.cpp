@@ -50,7 +50,7 @@ std::vector<std::shared_ptr<Releasable>> EngineLoop::run() {
       if (worked) pacer_.worked(now);
       const Load present = publish_load(now);
       wait = pacer_.next(present, now);
-      state_.mailbox.announce(wait.mode);
+      state_.mailbox.announce(wait);
     }
     // Whoever waits for a processor, or for the agent lock, goes first.
     if (wait.mode == Wait::Mode::none) std::this_thread::yield();

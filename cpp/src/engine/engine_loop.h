@@ -57,6 +57,10 @@ class EngineLoop {
   bool polls_are_quick() const noexcept { return large() == 0; }
   /// Whether fences, peers or NIXL have something to do for us.
   bool pending(Clock::time_point now) const noexcept;
+  /// By when there should be a poll for what a caller has begun now.
+  Clock::time_point poll_needed(Clock::time_point now) const noexcept {
+    return pacer_.poll_needed(load(now), now);
+  }
   void driven_externally() noexcept { pacer_.driven_externally(); }
   bool is_driven_externally() const noexcept { return pacer_.is_driven_externally(Clock::now()); }
   /// Writes down what is held now.

@@ -15,8 +15,9 @@ bool Mailbox::push(Command command) {
   return true;
 }
 
-void Mailbox::wake() noexcept {
+void Mailbox::wake(Clock::time_point needed) noexcept {
   if (mode_.load(std::memory_order_acquire) != Wait::Mode::sleep) return;
+  if (until_.load(std::memory_order_relaxed) <= needed) return;
   const std::lock_guard lock(mutex_);
   if (mode_.load(std::memory_order_relaxed) != Wait::Mode::sleep) return;
   woken_ = true;
@@ -50,7 +51,7 @@ void Mailbox::put_back(std::vector<Command> commands) {
 
 bool Mailbox::wait(const Wait& wait) {
   std::unique_lock lock(mutex_);
-  mode_.store(wait.mode, std::memory_order_release);
+  announce(wait);
   const auto is_over = [&] {
     return (state_ == State::closed && !close_seen_) ||
            (wait.mode >= Wait::Mode::standby && !commands_.empty()) || woken_;

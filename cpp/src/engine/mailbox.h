@@ -45,9 +45,9 @@ class Mailbox {
   bool push(Command command);
   /// Whether all commands have been taken.
   bool empty() const noexcept { return !has_commands_.load(std::memory_order_acquire); }
-  /// Ends a sleep that has been announced or has begun. Harmless otherwise: no wake-up is kept for
-  /// later.
-  void wake() noexcept;
+  /// Ends a sleep that has been announced or has begun, if it would last beyond that time. Harmless
+  /// otherwise: no wake-up is kept for later.
+  void wake(Clock::time_point needed = Clock::time_point::min()) noexcept;
   /// No command is taken from now on. Ends the wait.
   void close() noexcept;
 
@@ -57,7 +57,10 @@ class Mailbox {
   void put_back(std::vector<Command> commands);
   /// The thread is going to wait in this way. It says so before it gives up the agent lock, and so
   /// whoever has the lock next knows whether it must be woken.
-  void announce(Wait::Mode mode) noexcept { mode_.store(mode, std::memory_order_release); }
+  void announce(const Wait& wait) noexcept {
+    until_.store(wait.until, std::memory_order_relaxed);
+    mode_.store(wait.mode, std::memory_order_release);
+  }
   /// Waits until then, or until something ends it. Returns whether the mailbox is closed.
   bool wait(const Wait& wait);
   /// Nothing at all is taken from now on. Returns what nobody has taken.
@@ -75,6 +78,8 @@ class Mailbox {
   std::atomic<bool> has_commands_{false};
   /// Cleared with the mutex held.
   std::atomic<Wait::Mode> mode_{Wait::Mode::none};
+  /// Until when the thread waits, if nothing ends that.
+  std::atomic<Clock::time_point> until_{Clock::time_point::max()};
   bool woken_ = false;
   State state_ = State::open;
   /// Whether the thread knows that the mailbox is closed.

@@ -116,6 +116,10 @@ Wait Pacer::next(const Load& load, Clock::time_point now) const noexcept {
   return {std::min(until, load.next_event), Mode::sleep};
 }
 
+Clock::time_point Pacer::poll_needed(const Load& load, Clock::time_point now) const noexcept {
+  return busy(load) ? now + rest(load) : now;
+}
+
 bool Pacer::polled_enough(const Load& load, Clock::time_point now) const noexcept {
   return busy(load) && !is_driven_externally(now) && now < last_poll_ + rest(load);
 }

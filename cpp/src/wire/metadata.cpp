@@ -3,7 +3,10 @@
 #include <zlib.h>
 
 #include <array>
+#include <cstddef>
+#include <cstdlib>
 #include <memory>
+#include <utility>
 
 #include "nixl_connect/error.h"
 #include "wire/hex.h"
@@ -135,8 +138,35 @@ std::string from_hex(std::string_view text) {
   return bytes;
 }
 
+/// Memory for zlib's state, which is allocated and freed for each message: on the stack, if it
+/// fits.
+class InflateMemory {
+ public:
+  static voidpf allocate(voidpf memory, uInt items, uInt size) {
+    auto& self = *static_cast<InflateMemory*>(memory);
+    const std::size_t wanted = (std::size_t{items} * size + kAlignment - 1) & ~(kAlignment - 1);
+    if (wanted > self.room_.size() - self.used_) return std::malloc(wanted);
+    return self.room_.data() + std::exchange(self.used_, self.used_ + wanted);
+  }
+  static void release(voidpf memory, voidpf address) {
+    auto& self = *static_cast<InflateMemory*>(memory);
+    const auto begin = reinterpret_cast<std::uintptr_t>(self.room_.data());
+    if (reinterpret_cast<std::uintptr_t>(address) - begin >= self.room_.size()) std::free(address);
+  }
+
+ private:
+  static constexpr std::size_t kAlignment = alignof(std::max_align_t);
+
+  alignas(kAlignment) std::array<char, 16 << 10> room_;
+  std::size_t used_ = 0;
+};
+
 std::string inflate_all(std::string_view compressed) {
+  InflateMemory memory;
   z_stream stream{};
+  stream.zalloc = &InflateMemory::allocate;
+  stream.zfree = &InflateMemory::release;
+  stream.opaque = &memory;
   if (inflateInit(&stream) != Z_OK) throw std::bad_alloc();
   const std::unique_ptr<z_stream, int (*)(z_stream*)> owner(&stream, &inflateEnd);
   // zlib's interface is older than const.
@@ -151,16 +181,15 @@ std::string inflate_all(std::string_view compressed) {
     bytes.resize(capacity);
     stream.next_out = reinterpret_cast<Bytef*>(bytes.data() + size);
     stream.avail_out = static_cast<uInt>(capacity - size);
-    const int result = inflate(&stream, Z_NO_FLUSH);
+    // As if this were all: then what has been written is not copied for what may follow.
+    const int result = inflate(&stream, Z_FINISH);
     bytes.resize(capacity - stream.avail_out);
     if (result == Z_STREAM_END) break;
     if (bytes.size() > kMaxBlobSize) {
       reject("decompresses to more than " + std::to_string(kMaxBlobSize) + " bytes");
     }
-    if (result == Z_BUF_ERROR || (result == Z_OK && stream.avail_out != 0)) {
-      reject("truncated zlib stream");
-    }
-    if (result != Z_OK) reject("not a zlib stream");
+    if (result != Z_OK && result != Z_BUF_ERROR) reject("not a zlib stream");
+    if (stream.avail_out != 0) reject("truncated zlib stream");
     capacity *= 4;
   }
   if (bytes.size() > kMaxBlobSize) {
