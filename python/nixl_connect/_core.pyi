@@ -197,6 +197,20 @@ class Connection:
         What a passive operation of so many pieces is about to send; waits until it is registered.
         """
 
+    def wire(self, count: int) -> bytes:
+        """The draft as bytes."""
+
+    def offers(self, local_descriptors: object) -> bool:
+        """
+        Whether descriptors are as they were when a passive operation was made of them.
+        """
+
+    @property
+    def offered(self) -> bool:
+        """
+        Whether a passive operation's metadata can be had, and it has not failed.
+        """
+
     def share(self) -> None:
         """A peer may have the draft from now on."""
 

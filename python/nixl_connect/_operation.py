@@ -77,11 +77,15 @@ class AbstractOperation(ABC):
 
     _connector: AnyConnector
     _core: _core.Connection
-    _operation_kind: OperationKind
+    _kind: OperationKind
     _local_desc_list: Local
 
     @abstractmethod
     def __init__(self) -> None: ...
+
+    @abstractmethod
+    def _start(self, connector: AnyConnector, core: Any, *arguments: Any) -> None:
+        """As `__init__`, of what has been looked at already."""
 
     @property
     def connection(self) -> Connection:
@@ -94,7 +98,7 @@ class AbstractOperation(ABC):
     @property
     def operation_kind(self) -> OperationKind:
         """What the active side does."""
-        return self._operation_kind
+        return self._kind
 
     @property
     def status(self) -> OperationStatus:

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import partial
-from typing import ClassVar, SupportsFloat, SupportsIndex, TypeVar
+from typing import SupportsFloat, SupportsIndex, TypeVar
 
 from . import _asyncio, _core, _signing, _streams
 from ._arguments import check_count, check_flag, check_timeout, core_timeout
 from ._default import Default
 from ._local import Local, LocalDescriptors, as_descriptors, check_addresses, count_of, is_large
+from ._memory import HOST
 from ._operation import AbstractOperation, OperationKind
 from ._remote import Remote
-from .connection import Connection, core_of
+from .connection import AnyConnector, Connection, core_of
 from .descriptor import Descriptor, DescriptorList, SerializedDescriptor
 from .errors import WaitTimeoutError
-from .metadata import NixlMetadata, RdmaMetadata, RemoteMetadata, with_connection
+from .metadata import AnyMetadata, NixlMetadata, RdmaMetadata, RemoteMetadata, with_connection
 
-__all__ = ["ActiveOperation", "ActiveT", "PassiveOperation", "PassiveT"]
+__all__ = ["ActiveOperation", "PassiveOperation", "PassiveT", "prepared"]
 
 _ANY_NUMBER = 0x7FFFFFFF
+_DEFAULT = Default.TIMEOUT
+# Bytes of metadata that are read at once: they can name no more pieces than an event loop has time
+# for.
+_FEW = 1024
 
 PassiveT = TypeVar("PassiveT", bound="PassiveOperation")
-ActiveT = TypeVar("ActiveT", bound="ActiveOperation")
+
+
+def prepared(local_descriptors: LocalDescriptors, stream: object) -> tuple[Local, _streams.Fences]:
+    """What an operation has of what its caller gave, and what it waits for."""
+    if type(local_descriptors) is Descriptor:
+        if stream is Default.STREAM and local_descriptors._device is HOST:
+            return local_descriptors, ()
+        return local_descriptors, _streams.fences(stream, local_descriptors)
+    local = as_descriptors(local_descriptors)
+    return local, _streams.fences(stream, local)
 
 
 class PassiveOperation(AbstractOperation):
     """The side that offers memory and waits for a peer to act."""
-
-    _kind: ClassVar[OperationKind]
 
     _request: RdmaMetadata | None = None
     _hex_request: RdmaMetadata | None = None
@@ -45,53 +57,30 @@ class PassiveOperation(AbstractOperation):
         stream: object = Default.STREAM,
         places: SupportsIndex | None = 1,
     ) -> None:
-        local = as_descriptors(local_descriptors)
-        after = _streams.fences(stream, local)
-        self._offer(connection, operation_kind, local, timeout, after, places)
+        core = core_of(connection)
+        local, after = prepared(local_descriptors, stream)
+        self._kind = operation_kind
+        self._start(connection._connector, core, local, timeout, after, places)
 
-    @classmethod
-    def _of(
-        cls: type[PassiveT],
-        connection: Connection,
-        local: Local,
-        timeout: SupportsFloat | Default | None,
-        after: _streams.Fences,
-        places: SupportsIndex | None,
-    ) -> PassiveT:
-        """Of what has been looked at already."""
-        made = cls.__new__(cls)
-        made._offer(connection, cls._kind, local, timeout, after, places)
-        return made
-
-    def _offer(
+    def _start(
         self,
-        connection: Connection,
-        kind: OperationKind,
+        connector: AnyConnector,
+        core: _core.Connector,
         local: Local,
         timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
         places: SupportsIndex | None,
     ) -> None:
+        """Of what has been looked at already."""
+        limit = None if timeout is _DEFAULT else core_timeout(timeout)
         if places is None:
             places = _ANY_NUMBER
-        elif places != 1:
-            what = "readers" if kind is OperationKind.READ else "writers"
+        elif type(places) is not int or places != 1:
+            what = "readers" if self._kind is OperationKind.READ else "writers"
             places = check_count(places, what, 1, _ANY_NUMBER)
-        core = core_of(connection)
-        self._core = core.create(kind, local, core_timeout(timeout), after, places)
-        self._connector = connection._connector
-        self._operation_kind = kind
+        self._core = core.create(self._kind, local, limit, after, places)
+        self._connector = connector
         self._local_desc_list = local
-        # Taken now: what is registered is what the metadata names.
-        # A list that cannot change can wait, and the core has those of a long one.
-        self._serialized_descriptors: list[SerializedDescriptor] | DescriptorList | None
-        if isinstance(local, Descriptor):
-            self._serialized_descriptors = [local.metadata]
-        elif isinstance(local, DescriptorList):
-            self._serialized_descriptors = local
-        else:
-            large = is_large(local)
-            self._serialized_descriptors = None if large else [d.metadata for d in local]
 
     @property
     def readers_done(self) -> int:
@@ -166,18 +155,16 @@ class PassiveOperation(AbstractOperation):
         return self._request
 
     def _make_request(self, hex_encode: bool) -> RdmaMetadata:
-        check_addresses(self._local_desc_list)
+        local = self._local_desc_list
+        check_addresses(local)
         core = self._core
-        descriptors = self._serialized_descriptors
-        if descriptors is None:
+        if is_large(local) or not core.offers(local):
             core.share()
-            request = RdmaMetadata._of_core(self._core_draft(hex_encode))
+            request = RdmaMetadata._of_core(core.draft(hex_encode, count_of(local)))
         else:
-            if isinstance(descriptors, DescriptorList):
-                descriptors = descriptors.metadata
+            descriptors = [local.metadata] if isinstance(local, Descriptor) else _serialized(local)
             text = core.nixl_metadata(hex_encode)
-            kind = int(self._operation_kind)
-            request = RdmaMetadata._of(descriptors, text, core.notification_key, kind)
+            request = RdmaMetadata._of(descriptors, text, core.notification_key, int(self._kind))
         if self._connector._auth_key is not None:
             request = _signing.sign(self._connector._auth_key, request)
         return request
@@ -207,21 +194,25 @@ class PassiveOperation(AbstractOperation):
     def _draft(self) -> bytes:
         """What `wire` gives, before anybody has it."""
         if self._wire is None:
-            check_addresses(self._local_desc_list)
-            metadata = self._core_draft(False)
-            if self._connector._auth_key is not None:
-                metadata.notification_key = _signing.signed_key(self._connector._auth_key, metadata)
-            self._wire = metadata.to_bytes()
+            local = self._local_desc_list
+            check_addresses(local)
+            key = self._connector._auth_key
+            if key is None:
+                self._wire = self._core.wire(count_of(local))
+            else:
+                metadata = self._core.draft(False, count_of(local))
+                metadata.notification_key = _signing.signed_key(key, metadata)
+                self._wire = metadata.to_bytes()
         return self._wire
 
-    def _core_draft(self, hex_encode: bool) -> _core.RdmaMetadata:
-        return self._core.draft(hex_encode, count_of(self._local_desc_list))
+
+def _serialized(local: list[Descriptor] | DescriptorList) -> list[SerializedDescriptor]:
+    return local.metadata if isinstance(local, DescriptorList) else [d.metadata for d in local]
 
 
 class ActiveOperation(AbstractOperation):
     """The side that was given metadata, and reads or writes."""
 
-    _kind: ClassVar[OperationKind]
     _remote: Remote | None = None
 
     @abstractmethod
@@ -235,54 +226,37 @@ class ActiveOperation(AbstractOperation):
         stream: object = Default.STREAM,
         nixl_connection_metadata: NixlMetadata | None = None,
     ) -> None:
-        local = as_descriptors(local_descriptors)
-        after = _streams.fences(stream, local)
-        self._begin(
-            connection,
-            operation_kind,
-            local,
-            remote_metadata,
-            timeout,
-            after,
-            nixl_connection_metadata,
-        )
+        core = core_of(connection)
+        local, after = prepared(local_descriptors, stream)
+        self._kind = operation_kind
+        connector = connection._connector
+        arguments = timeout, after, remote_metadata, nixl_connection_metadata
+        self._start(connector, core, local, *arguments)
 
-    @classmethod
-    def _of(
-        cls: type[ActiveT],
-        connection: Connection,
-        local: Local,
-        remote_metadata: RemoteMetadata,
-        timeout: SupportsFloat | Default | None,
-        after: _streams.Fences,
-        nixl_connection_metadata: NixlMetadata | None,
-    ) -> ActiveT:
-        """Of what has been looked at already, but for the metadata."""
-        made = cls.__new__(cls)
-        made._begin(
-            connection, cls._kind, local, remote_metadata, timeout, after, nixl_connection_metadata
-        )
-        return made
-
-    def _begin(
+    def _start(
         self,
-        connection: Connection,
-        kind: OperationKind,
+        connector: AnyConnector,
+        core: _core.Connector,
         local: Local,
-        remote_metadata: RemoteMetadata,
         timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
+        remote_metadata: RemoteMetadata,
         nixl_connection_metadata: NixlMetadata | None,
     ) -> None:
-        core = core_of(connection)
-        connector = connection._connector
-        remote = _signing.received(connector._auth_key, remote_metadata, count_of(local))
+        """Of what has been looked at already, but for the metadata."""
+        limit = None if timeout is _DEFAULT else core_timeout(timeout)
+        auth_key = connector._auth_key
+        remote: AnyMetadata | bytes
         if nixl_connection_metadata is not None:
-            _signing.refuse_unsigned(connector._auth_key, "nixl_connection_metadata")
+            remote = _signing.received(auth_key, remote_metadata, count_of(local))
+            _signing.refuse_unsigned(auth_key, "nixl_connection_metadata")
             remote = with_connection(remote, nixl_connection_metadata)
-        self._core = core.begin(kind, remote, local, core_timeout(timeout), after)
+        elif auth_key is None and type(remote_metadata) is bytes and len(remote_metadata) < _FEW:
+            remote = remote_metadata
+        else:
+            remote = _signing.received(auth_key, remote_metadata, count_of(local))
+        self._core = core.begin(self._kind, remote, local, limit, after)
         self._connector = connector
-        self._operation_kind = kind
         self._local_desc_list = local
 
     @property

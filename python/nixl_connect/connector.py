@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from os import PathLike
 from typing import Any, SupportsFloat, SupportsIndex
 
-from . import _core, _streams
+from . import _core
 from ._arguments import (
     check_count,
     check_flag,
@@ -22,13 +22,14 @@ from ._asyncio import coroutine_function
 from ._call import OperationCall, OperationT
 from ._default import Default
 from ._library import load_cuda_runtime, nixl_library_candidates
-from ._local import Local, LocalDescriptors, as_descriptors, is_large
+from ._local import Local, LocalDescriptors, is_large
 from ._offload import offload
-from ._sides import PassiveT
+from ._sides import PassiveT, prepared
 from ._signing import check_auth_key
 from ._tracing import begin_span, tracer
 from ._worker import Worker
 from .connection import Connection
+from .descriptor import Descriptor
 from .metadata import NixlMetadata, RemoteMetadata
 from .operations import ReadableOperation, ReadOperation, WritableOperation, WriteOperation
 
@@ -193,8 +194,7 @@ class Connector(Worker):
         TransferError
             When the memory could not be registered, NIXL is missing or the connector closed.
         """
-        local = as_descriptors(local_descriptors)
-        after = _streams.fences(stream, local)
+        local, after = prepared(local_descriptors, stream)
         return OperationCall(self._create(ReadableOperation, local, timeout, after, readers))
 
     @coroutine_function
@@ -207,8 +207,7 @@ class Connector(Worker):
         stream: object = Default.STREAM,
     ) -> OperationCall[WritableOperation]:
         """Offer memory for a peer to write. As `create_readable`; the memory is writable."""
-        local = as_descriptors(local_descriptors)
-        after = _streams.fences(stream, local)
+        local, after = prepared(local_descriptors, stream)
         return OperationCall(self._create(WritableOperation, local, timeout, after, writers))
 
     @coroutine_function
@@ -254,10 +253,11 @@ class Connector(Worker):
         TransferError
             When NIXL is missing or the connector closed.
         """
-        local = as_descriptors(local_descriptors)
-        after = _streams.fences(stream, local)
-        arguments = remote_metadata, timeout, after, nixl_connection_metadata
-        return OperationCall(self._begin(ReadOperation._of, local, *arguments))
+        local, after = prepared(local_descriptors, stream)
+        reach = nixl_connection_metadata
+        return OperationCall(
+            self._begin(ReadOperation, local, timeout, after, remote_metadata, reach)
+        )
 
     @coroutine_function
     def begin_write(
@@ -270,10 +270,11 @@ class Connector(Worker):
         nixl_connection_metadata: NixlMetadata | None = None,
     ) -> OperationCall[WriteOperation]:
         """Begin to write to what a peer offers. As `begin_read`, the other way."""
-        local = as_descriptors(local_descriptors)
-        after = _streams.fences(stream, local)
-        arguments = remote_metadata, timeout, after, nixl_connection_metadata
-        return OperationCall(self._begin(WriteOperation._of, local, *arguments))
+        local, after = prepared(local_descriptors, stream)
+        reach = nixl_connection_metadata
+        return OperationCall(
+            self._begin(WriteOperation, local, timeout, after, remote_metadata, reach)
+        )
 
     def create_readable_blocking(
         self,
@@ -308,8 +309,9 @@ class Connector(Worker):
     ) -> ReadOperation:
         """As `begin_read`, for threads without an event loop."""
         self._wait_started()
-        arguments = remote_metadata, local_descriptors, timeout, stream, nixl_connection_metadata
-        return self._make(ReadOperation, *arguments)
+        local, after = prepared(local_descriptors, stream)
+        arguments = timeout, after, remote_metadata, nixl_connection_metadata
+        return self._make(ReadOperation, local, *arguments)
 
     def begin_write_blocking(
         self,
@@ -322,50 +324,52 @@ class Connector(Worker):
     ) -> WriteOperation:
         """As `begin_write`, for threads without an event loop."""
         self._wait_started()
-        arguments = local_descriptors, remote_metadata, timeout, stream, nixl_connection_metadata
-        return self._make(WriteOperation, *arguments)
+        local, after = prepared(local_descriptors, stream)
+        arguments = timeout, after, remote_metadata, nixl_connection_metadata
+        return self._make(WriteOperation, local, *arguments)
 
-    def _make(self, operation: Callable[..., OperationT], *arguments: Any) -> OperationT:
-        if self._tracer is None:
-            return operation(self._shared_connection, *arguments)
-        began = time.time_ns()
-        made = operation(self._shared_connection, *arguments)
-        made._span = begin_span(self._tracer, made, began)
+    def _make(self, operation: type[OperationT], *arguments: Any) -> OperationT:
+        began = 0 if self._tracer is None else time.time_ns()
+        made = operation.__new__(operation)
+        made._start(self, self._core, *arguments)
+        if began:
+            made._span = begin_span(self._tracer, made, began)
         return made
 
     async def _begin(
-        self, operation: Callable[..., OperationT], local: Local, *arguments: Any
+        self, operation: type[OperationT], local: Local, *arguments: Any
     ) -> OperationT:
         """As `_make`, once there is an agent, and without holding the event loop for long."""
         if not self._core.started:
             await self._started()
-        if not is_large(local):
+        if type(local) is Descriptor or not is_large(local):
             return self._make(operation, local, *arguments)
         make = partial(self._make, operation, local, *arguments)
         return await offload(make, lambda made: made.__exit__(None, None, None))
 
     async def _create(self, operation: type[PassiveT], local: Local, *arguments: Any) -> PassiveT:
-        if self._core.started and not is_large(local):
-            made = self._make(operation._of, local, *arguments)
+        if self._core.started and type(local) is Descriptor:
+            made = self._make(operation, local, *arguments)
         else:
-            made = await self._begin(operation._of, local, *arguments)
+            made = await self._begin(operation, local, *arguments)
         core = made._core
-        if core.failure is not None or not core.reached(_core.READY):
+        if not core.offered:
             await _core.Wait(made, core, _core.READY)
-        if is_large(local):
+        if type(local) is not Descriptor and is_large(local):
             await offload(made._draft)
         return made
 
     def _create_blocking(
         self,
-        operation: type[OperationT],
+        operation: type[PassiveT],
         local_descriptors: LocalDescriptors,
         timeout: SupportsFloat | Default | None,
         stream: object,
         places: SupportsIndex | None,
-    ) -> OperationT:
+    ) -> PassiveT:
         self._wait_started()
-        made = self._make(operation, local_descriptors, timeout, stream, places)
+        local, after = prepared(local_descriptors, stream)
+        made = self._make(operation, local, timeout, after, places)
         made._core.wait(_core.READY, None)
         made._raise_failure()
         return made

@@ -80,6 +80,28 @@ void init_connection(nb::module_& m) {
           "What a passive operation of so many pieces is about to send; waits until it is "
           "registered.")
       .def(
+          "wire",
+          [](const Connection& c, std::size_t count) {
+            const std::string bytes = [&] {
+              const UnlockedWhen unlocked(count >= kManyDescriptors ||
+                                          !c.reached(Milestone::ready));
+              return to_bytes(c.draft());
+            }();
+            return nb::bytes(bytes.data(), bytes.size());
+          },
+          nb::arg("count"), "The draft as bytes.")
+      .def(
+          "offers",
+          [](const Connection& c, nb::handle local) { return are_as_offered(local, c.offered()); },
+          nb::arg("local_descriptors"),
+          "Whether descriptors are as they were when a passive operation was made of them.")
+      .def_prop_ro(
+          "offered",
+          [](const Connection& c) {
+            return c.reached(Milestone::ready) && c.status() != OperationStatus::errored;
+          },
+          "Whether a passive operation's metadata can be had, and it has not failed.")
+      .def(
           "share",
           [](const Connection& c) {
             const UnlockedWhen unlocked(!c.reached(Milestone::ready));

@@ -45,11 +45,16 @@ nb::dict to_dict(const OperationStats& stats) {
   return result;
 }
 
-/// What a peer sent: the core's own form as it is, and of a model one is made.
+/// What a peer sent: the core's own form as it is, and of bytes or a model one is made.
 class RemoteMetadata {
  public:
   explicit RemoteMetadata(nb::handle remote) {
-    if (!nb::try_cast(remote, given_, false) || given_ == nullptr) made_ = metadata_of(remote);
+    if (PyBytes_Check(remote.ptr())) {
+      const auto bytes = nb::borrow<nb::bytes>(remote);
+      made_ = metadata_from_bytes({bytes.c_str(), bytes.size()});
+    } else if (!nb::try_cast(remote, given_, false) || given_ == nullptr) {
+      made_ = metadata_of(remote);
+    }
   }
 
   const RdmaMetadata& operator*() const { return given_ == nullptr ? *made_ : *given_; }

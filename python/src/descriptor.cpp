@@ -165,6 +165,25 @@ std::vector<Descriptor> local_descriptors(nb::handle value, bool writable) {
   return result;
 }
 
+bool are_as_offered(nb::handle value, const std::vector<RemoteDescriptor>& offered) {
+  // What cannot change.
+  if (nb::isinstance<LocalDescriptorList>(value)) return true;
+  std::size_t same = 0;
+  const auto compare = [&](nb::handle item) {
+    const LocalDescriptor* piece = nullptr;
+    if (same == offered.size() || !nb::try_cast(item, piece, false) || piece == nullptr)
+      return false;
+    const nb::ft_object_guard guard(item);
+    const RemoteDescriptor& as = offered[same++];
+    return piece->memory.address == as.address && piece->memory.size == as.size;
+  };
+  if (!PyList_Check(value.ptr())) return compare(value) && same == offered.size();
+  for (nb::handle item : nb::borrow<nb::list>(value)) {
+    if (!compare(item)) return false;
+  }
+  return same == offered.size();
+}
+
 namespace {
 
 /// The owner as Python's collector sees it: as part of the descriptor while nobody else, no

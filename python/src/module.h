@@ -133,6 +133,9 @@ struct LocalDescriptorList {
 /// moved, `ValueError`.
 std::vector<Descriptor> local_descriptors(nb::handle value, bool writable);
 
+/// Whether the pieces are those that were offered.
+bool are_as_offered(nb::handle value, const std::vector<RemoteDescriptor>& offered);
+
 /// The core's form of a `RdmaMetadata` model. Throws `Error(rejected_metadata)` for values that no
 /// validated model has.
 RdmaMetadata metadata_of(nb::handle model);

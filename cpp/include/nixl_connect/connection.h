@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "nixl_connect/api.h"
 #include "nixl_connect/completion.h"
@@ -62,6 +63,8 @@ class NIXL_CONNECT_API Connection {
   bool passive() const noexcept;
   /// The key that the active side sends back as a notification.
   const std::string& notification_key() const noexcept;
+  /// What a passive operation's metadata names; nothing on an active one.
+  const std::vector<RemoteDescriptor>& offered() const noexcept;
   /// The remote agent's name; empty on a passive operation.
   const std::string& remote_name() const noexcept;
 

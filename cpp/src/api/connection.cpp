@@ -61,6 +61,9 @@ Connection::~Connection() {
 std::string Connection::name() const { return operation_->request.name(); }
 OperationKind Connection::kind() const noexcept { return operation_->request.kind; }
 bool Connection::passive() const noexcept { return operation_->request.passive; }
+const std::vector<RemoteDescriptor>& Connection::offered() const noexcept {
+  return operation_->request.offered;
+}
 const std::string& Connection::notification_key() const noexcept { return operation_->request.key; }
 const std::string& Connection::remote_name() const noexcept {
   return operation_->request.remote_name;
