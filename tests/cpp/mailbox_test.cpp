@@ -34,6 +34,22 @@ TEST(Mailbox, KeepsTheOrder) {
   EXPECT_TRUE(mailbox.empty());
 }
 
+TEST(Mailbox, AllMayBeTakenOrNone) {
+  Mailbox mailbox;
+  mailbox.push(make_operation());
+  mailbox.push(Task([](EngineLoop&) {}));
+  const auto is_operation = [](const Command& command) {
+    return std::holds_alternative<Submission>(command);
+  };
+  std::vector<Command> commands;
+  EXPECT_FALSE(mailbox.take_if(commands, is_operation));
+  EXPECT_TRUE(commands.empty());
+  EXPECT_FALSE(mailbox.empty());
+  EXPECT_TRUE(mailbox.take_if(commands, [](const Command&) { return true; }));
+  EXPECT_EQ(commands.size(), 2u);
+  EXPECT_TRUE(mailbox.empty());
+}
+
 TEST(Mailbox, ACommandEndsAStandbyAndASleepButNoRest) {
   Mailbox mailbox;
   mailbox.push(make_operation());

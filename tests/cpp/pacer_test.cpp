@@ -167,6 +167,14 @@ TEST_F(PacerTest, AWaiterThatPollsIsLeftToItToo) {
   EXPECT_EQ(pause(), milliseconds(2));
 }
 
+TEST_F(PacerTest, WithManyInFlightAPollForWhatACallerBeganMayWaitAsLongAsTheThreadRests) {
+  operations_take(milliseconds(8));
+  EXPECT_EQ(pacer.poll_needed(load, now), now);
+  load.operations = 256;
+  EXPECT_GT(pacer.poll_needed(load, now), now + microseconds(400));
+  EXPECT_LE(pacer.poll_needed(load, now), now + milliseconds(1));
+}
+
 TEST_F(PacerTest, SlowDriversKeepCallersFromBeginningOperations) {
   EXPECT_TRUE(pacer.may_begin_inline(now));
   Clock::duration pause = milliseconds(1);

@@ -115,11 +115,10 @@ bool Engine::submit_here(const OperationPtr& operation) {
   Clock::time_point needed;
   {
     const AgentLock::Guard guard(state_.agent_lock, std::try_to_lock);
+    if (!guard || loop_ == nullptr || startup_.closed()) return false;
     // What has been submitted before goes first.
-    if (!guard || loop_ == nullptr || startup_.closed() || !state_.mailbox.empty() ||
-        !loop_->submit_if_quick(operation)) {
-      return false;
-    }
+    if (!state_.mailbox.empty() && !loop_->execute_if_quick()) return false;
+    if (!loop_->submit_if_quick(operation)) return false;
     const auto now = Clock::now();
     if (!loop_->pending(now)) return true;
     needed = loop_->poll_needed(now);

@@ -60,9 +60,7 @@ std::vector<std::shared_ptr<Releasable>> EngineLoop::run() {
 bool EngineLoop::round() {
   state_.mailbox.take(work_.commands);
   bool worked = !work_.commands.empty();
-  while (work_.executed < work_.commands.size()) execute(work_.commands[work_.executed++]);
-  work_.commands.clear();
-  work_.executed = 0;
+  execute_commands();
   const auto now = Clock::now();
   if (pacer_.polled_enough(load(now), now)) {
     outbox_.send_due(now);
@@ -72,6 +70,12 @@ bool EngineLoop::round() {
   worked |= expire_deadlines();
   settler_.give_back(state_.agent_lock);
   return worked;
+}
+
+void EngineLoop::execute_commands() {
+  while (work_.executed < work_.commands.size()) execute(work_.commands[work_.executed++]);
+  work_.commands.clear();
+  work_.executed = 0;
 }
 
 void EngineLoop::execute(Command& command) {
@@ -85,36 +89,6 @@ void EngineLoop::execute(Command& command) {
   } else {
     std::get<Task>(command)(*this);
   }
-}
-
-bool EngineLoop::submit_if_quick(const OperationPtr& operation) {
-  const auto began = Clock::now();
-  const Request& request = operation->request;
-  if (!request.small || !pacer_.may_begin_inline(began)) return false;
-  if (operation->flight.phase != Phase::fresh) {
-    // It has ended, and nothing is begun.
-    advance(operation);
-    settler_.give_back(state_.agent_lock);
-    return true;
-  }
-  // To post is to poll, which can take as long as large data stream in.
-  if (!request.passive && !(polls_are_quick() && peers_.knows(operation->flight.remote))) {
-    return false;
-  }
-  advance(operation);
-  const auto now = Clock::now();
-  pacer_.began_inline(began, now);
-  const Load present = publish_load(now);
-  // Who drives the engine polls soon anyway.
-  if (present.large == 0 && !pacer_.is_driven_externally(now)) {
-    if (pacer_.may_poll_inline(present, now)) {
-      poll(Pacer::inline_poll_ends(now));
-    } else if (transfers_.in_flight().is_only(*operation) && pacer_.may_watch(present)) {
-      watch(Pacer::watch_ends(now));
-    }
-  }
-  settler_.give_back(state_.agent_lock);
-  return true;
 }
 
 void EngineLoop::advance(const OperationPtr& operation) {
@@ -296,18 +270,6 @@ void EngineLoop::take_notice(std::string_view sender, std::string_view message,
     offers_.take(sender, notice, now, work_.events);
     settle_events();
   }
-}
-
-void EngineLoop::watch(Clock::time_point until) {
-  bool completed = false;
-  while (true) {
-    transfers_.poll_only(work_.events);
-    completed = settle_events();
-    if (completed || Clock::now() >= until) break;
-    // The peer's engine may want this very processor.
-    std::this_thread::yield();
-  }
-  pacer_.watched(completed);
 }
 
 bool EngineLoop::settle_events() {

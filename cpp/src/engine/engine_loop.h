@@ -49,6 +49,8 @@ class EngineLoop {
   /// Asks for what fences, NIXL and the peers have done, of which it leaves some for the next poll
   /// when `until` has passed; returns whether there was anything.
   bool poll(Clock::time_point until = Clock::time_point::max());
+  /// Executes the commands, if each takes microseconds; otherwise returns false.
+  bool execute_if_quick();
   /// Takes the operation as far as it comes within microseconds. Returns false, and does nothing,
   /// when it might take longer.
   bool submit_if_quick(const OperationPtr& operation);
@@ -71,7 +73,10 @@ class EngineLoop {
   MemoryRegistry::Lease acquire(const std::vector<Region>& regions);
 
  private:
+  /// Those that have been taken from the mailbox.
+  void execute_commands();
   void execute(Command& command);
+  bool is_quick(const Operation& operation, Clock::time_point now) const noexcept;
   /// Takes the operation as far as it comes. Whatever is thrown ends it as failed.
   void advance(const OperationPtr& operation);
   void begin(const OperationPtr& operation);

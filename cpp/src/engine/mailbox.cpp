@@ -33,6 +33,10 @@ void Mailbox::close() noexcept {
 void Mailbox::take(std::vector<Command>& commands) {
   if (empty()) return;
   const std::lock_guard lock(mutex_);
+  take_all(commands);
+}
+
+void Mailbox::take_all(std::vector<Command>& commands) {
   if (commands.empty()) {
     commands.swap(commands_);
   } else {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -53,6 +54,14 @@ class Mailbox {
 
   /// Appends all commands, in their order.
   void take(std::vector<Command>& commands);
+  /// The same if `may_be_taken(command)` of each, which must not throw; otherwise returns false.
+  template <typename MayBeTaken>
+  bool take_if(std::vector<Command>& commands, MayBeTaken may_be_taken) {
+    const std::lock_guard lock(mutex_);
+    if (!std::all_of(commands_.begin(), commands_.end(), may_be_taken)) return false;
+    take_all(commands);
+    return true;
+  }
   /// Has them taken again, before all others.
   void put_back(std::vector<Command> commands);
   /// The thread is going to wait in this way. It says so before it gives up the agent lock, and so
@@ -70,6 +79,8 @@ class Mailbox {
   std::uint64_t waits() const noexcept { return waits_.load(std::memory_order_relaxed); }
 
  private:
+  void take_all(std::vector<Command>& commands);
+
   enum class State : std::uint8_t { open, closed, ended };
 
   std::mutex mutex_;

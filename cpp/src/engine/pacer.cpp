@@ -34,7 +34,7 @@ constexpr auto kLongestAge = kLongestBusyRest * kBusyRestFraction;
 constexpr double kAgeMemory = 32;
 /// When registering and beginning has taken a caller longer than this, the engine's thread does it
 /// for a while: for longer each time in a row, as on a host whose drivers are slow, and not for
-/// long when the caller just lost its processor.
+/// long after a single time.
 constexpr auto kQuick = microseconds(250);
 constexpr Clock::duration kFirstNotInlinePause = milliseconds(1);
 constexpr Clock::duration kNotInlinePause = milliseconds(128);
@@ -65,7 +65,7 @@ void Pacer::peer_allows_delay(microseconds delay, Clock::time_point now) noexcep
 
 void Pacer::began_inline(Clock::time_point began, Clock::time_point now) noexcept {
   last_work_ = now;
-  if (now - began <= kQuick) {
+  if (!is_slow(now - began)) {
     not_inline_pause_ = Clock::duration::zero();
     return;
   }
@@ -137,6 +137,8 @@ microseconds Pacer::notice_delay(const Load& load) const noexcept {
 bool Pacer::was_long(Clock::time_point began, Clock::time_point now) noexcept {
   return now - began > kLongPoll;
 }
+
+bool Pacer::is_slow(Clock::duration took) noexcept { return took > kQuick; }
 
 bool Pacer::may_poll_inline(const Load& load, Clock::time_point now) const noexcept {
   if (!busy(load)) return false;

@@ -52,7 +52,7 @@ class Pacer {
   void peer_allows_delay(std::chrono::microseconds delay, Clock::time_point now) noexcept;
   /// A caller has polled with `Connector::progress`, and will again.
   void driven_externally() noexcept { last_driven_ = last_poll_; }
-  /// A caller has begun an operation itself.
+  /// A caller has begun an operation itself; for a while none does when it was slow.
   void began_inline(Clock::time_point began, Clock::time_point now) noexcept;
   /// A caller has polled for its own transfer, which has completed meanwhile or has not.
   void watched(bool completed) noexcept;
@@ -75,6 +75,8 @@ class Pacer {
   /// data pass through polls.
   static bool was_long(Clock::time_point began, Clock::time_point now) noexcept;
 
+  /// Whether a caller was slow that took so long to begin an operation.
+  static bool is_slow(Clock::duration took) noexcept;
   /// Whether callers may register and begin small operations themselves.
   bool may_begin_inline(Clock::time_point now) const noexcept { return now >= not_inline_until_; }
   /// Whether a caller that has just begun one polls, and until when: sooner than the thread, which

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <atomic>
 #include <charconv>
 #include <cstdio>
+#include <utility>
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -113,6 +115,13 @@ bool has_thread(std::string_view name) noexcept {
   }
   ::closedir(tasks);
   return found;
+}
+
+bool lost_processor() noexcept {
+  thread_local long known_switches = 0;
+  rusage used{};
+  if (::getrusage(RUSAGE_THREAD, &used) != 0) return false;
+  return std::exchange(known_switches, used.ru_nivcsw) != used.ru_nivcsw;
 }
 
 void stay_loaded() noexcept {

@@ -27,6 +27,10 @@ bool is_forked() noexcept;
 /// Whether this process has a thread of that name; true where it cannot be known. Thread safe.
 bool has_thread(std::string_view name) noexcept;
 
+/// Whether something else has had this thread's processor, though the thread wanted to go on, since
+/// it asked last. Thread safe.
+bool lost_processor() noexcept;
+
 /// From now on nobody unloads this code, as part of a plug-in or by itself. Thread safe.
 void stay_loaded() noexcept;
 
