@@ -115,5 +115,14 @@ TEST(Blob, JoinsConnectionsAndRegions) {
   EXPECT_THROW(Blob::join(*Blob::parse(connections), {""}), Error);
 }
 
+TEST(Blob, RegionsOfOneKeyAreWrittenAsNixlWritesThem) {
+  const std::vector<Region> regions{{kDram, 0, 4096, 10}, {kDram, 0, 8192, 20}};
+  const auto connections = Blob::parse(Blob::make("agent", "UCX", "address", {}));
+  std::vector<Blob::Element> elements;
+  for (const Region& region : regions) elements.push_back({region, "a key"});
+  EXPECT_EQ(Blob::join(*connections, "UCX", regions, "a key"),
+            Blob::make("agent", "UCX", "address", elements));
+}
+
 }  // namespace
 }  // namespace nixl_connect

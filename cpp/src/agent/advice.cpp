@@ -16,6 +16,7 @@
 
 #include "cuda/cuda_memory.h"
 #include "system/mapped_memory.h"
+#include "system/process.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -25,11 +26,6 @@ namespace {
 constexpr std::size_t kLockedAtStart = std::size_t{16} << 20;
 /// And what it cannot do without.
 constexpr std::size_t kLeastLocked = std::size_t{4} << 20;
-
-std::string environment(const char* name) {
-  const char* const value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
 
 std::vector<std::string> split(std::string_view text) {
   std::vector<std::string> parts;

@@ -8,6 +8,7 @@
 #include "nixl_connect/cuda.h"
 #include "nixl_connect/error.h"
 #include "system/loaded_libraries.h"
+#include "system/process.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -162,11 +163,6 @@ bool may_copy(std::string_view transports) {
     transports.remove_prefix(std::min(end + 1, transports.size()));
   }
   return named != excludes;
-}
-
-std::string_view environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
 }
 
 std::string transports_advice() {

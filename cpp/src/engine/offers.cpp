@@ -371,11 +371,15 @@ Offers::Open::iterator Offers::find(std::string_view key) {
 
 std::string Offers::blob_of(const std::vector<Region>& regions) {
   if (connections_ == nullptr) return agent_.full_metadata();
+  if (host_keys_.are_one() && all_on_host(regions)) {
+    return Blob::join(*connections_, host_keys_.backend(), regions, host_keys_.key());
+  }
   std::vector<std::string> partial;
   for_each_type(regions, [&](const std::vector<Region>& of_one_type) {
     partial.push_back(agent_.partial_metadata(of_one_type));
   });
   try {
+    for (const std::string& some : partial) host_keys_.learn(some);
     return Blob::join(*connections_, partial);
   } catch (const Error&) {
     return agent_.full_metadata();

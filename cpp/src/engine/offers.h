@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "agent/agent.h"
+#include "agent/host_keys.h"
 #include "agent/memory_registry.h"
 #include "claims/own_offers.h"
 #include "engine/clock.h"
@@ -111,6 +112,7 @@ class Offers {
   /// Whether remote keys are of registrations, as they are with RDMA: nobody claims then. Nothing
   /// before it was of interest.
   std::optional<bool> keys_differ_;
+  HostKeys host_keys_;
   /// The agent's connection information; null when this NIXL writes it in an unknown form.
   std::shared_ptr<const Blob> connections_;
   std::shared_ptr<const MetadataEncoder> encoder_;

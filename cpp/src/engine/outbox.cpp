@@ -15,7 +15,7 @@ constexpr std::size_t kMostKeys = 64;
 /// default.
 constexpr auto kRefusalPause = std::chrono::milliseconds(1);
 constexpr auto kLongestRefusalPause = std::chrono::milliseconds(1000);
-constexpr auto kPatience = std::chrono::minutes(5);
+constexpr auto kNoticePatience = std::chrono::minutes(5);
 /// So often at most where the peer sees by its table what has become of its operation.
 constexpr int kMostRefusals = 10;
 /// After so many the peer is most likely gone.
@@ -90,7 +90,7 @@ bool Outbox::is_hopeful() const noexcept {
 bool Outbox::send(Pending& notice, Clock::time_point now) {
   notice.open = false;
   last_sent_ = now;
-  if (notice.refusals == 0) notice.until = now + kPatience;
+  if (notice.refusals == 0) notice.until = now + kNoticePatience;
   try {
     if (notice.refusals >= kRefusalsOfOne) notice.peer = peers_.fresh(*notice.peer);
     const Peer& peer = *notice.peer;

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <charconv>
 #include <cstdio>
+#include <cstdlib>
 #include <utility>
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -115,6 +116,11 @@ bool has_thread(std::string_view name) noexcept {
   }
   ::closedir(tasks);
   return found;
+}
+
+std::string environment(const char* name) {
+  const char* const value = std::getenv(name);
+  return value == nullptr ? "" : value;
 }
 
 bool lost_processor() noexcept {

@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "nixl_connect/api.h"
@@ -26,6 +27,9 @@ bool is_forked() noexcept;
 
 /// Whether this process has a thread of that name; true where it cannot be known. Thread safe.
 bool has_thread(std::string_view name) noexcept;
+
+/// A variable of the environment; empty when it is not set. Thread safe while nobody sets any.
+std::string environment(const char* name);
 
 /// Whether something else has had this thread's processor, though the thread wanted to go on, since
 /// it asked last. Thread safe.

@@ -91,6 +91,8 @@ class BlobReader {
 
 class BlobWriter {
  public:
+  explicit BlobWriter(std::string_view start = kBlobStart) : bytes_(start) {}
+
   void field(std::string_view tag, std::string_view value) {
     const std::uint64_t size = value.size();
     bytes_.append(tag).append(reinterpret_cast<const char*>(&size), sizeof size);
@@ -100,10 +102,21 @@ class BlobWriter {
   void integer(std::string_view tag, Integer value) {
     field(tag, {reinterpret_cast<const char*>(&value), sizeof value});
   }
+  void section(std::string_view backend, MemoryType type, std::size_t elements) {
+    field("bknd", backend);
+    field("nixlDList", kListKind);
+    integer("t", static_cast<std::int32_t>(type));
+    integer("n", std::uint64_t{elements});
+  }
+  void element(const Region& region, std::string_view remote_key) {
+    const std::uint64_t header[3] = {region.address, region.size, region.device};
+    std::string bytes(reinterpret_cast<const char*>(header), sizeof header);
+    field("", bytes.append(remote_key));
+  }
   std::string bytes() && { return std::move(bytes_); }
 
  private:
-  std::string bytes_{kBlobStart};
+  std::string bytes_;
 };
 
 Blob::Element read_element(BlobReader& reader, MemoryType type) {
@@ -201,17 +214,18 @@ std::string Blob::make(std::string_view agent, std::string_view backend, std::st
   writer.field("", kMemorySection);
   writer.integer(kSectionCount, std::uint64_t{by_type.size()});
   for (const auto& [type, members] : by_type) {
-    writer.field("bknd", backend);
-    writer.field("nixlDList", kListKind);
-    writer.integer("t", static_cast<std::int32_t>(type));
-    writer.integer("n", std::uint64_t{members.size()});
-    for (const Element* element : members) {
-      const std::uint64_t header[3] = {element->region.address, element->region.size,
-                                       element->region.device};
-      std::string bytes(reinterpret_cast<const char*>(header), sizeof header);
-      writer.field("", bytes.append(element->remote_key));
-    }
+    writer.section(backend, type, members.size());
+    for (const Element* element : members) writer.element(element->region, element->remote_key);
   }
+  return std::move(writer).bytes();
+}
+
+std::string Blob::join(const Blob& connections, std::string_view backend,
+                       const std::vector<Region>& regions, std::string_view remote_key) {
+  BlobWriter writer(connections.head());
+  writer.integer(kSectionCount, std::uint64_t{1});
+  writer.section(backend, regions.front().type, regions.size());
+  for (const Region& region : regions) writer.element(region, remote_key);
   return std::move(writer).bytes();
 }
 

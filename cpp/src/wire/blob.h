@@ -49,6 +49,10 @@ class Blob {
   /// more. Throws `Error(rejected_metadata)` when one of `regions` has not the expected form.
   static std::string join(const Blob& connections, const std::vector<std::string>& regions);
 
+  /// The same of regions of one memory type, one or more, that have one remote key.
+  static std::string join(const Blob& connections, std::string_view backend,
+                          const std::vector<Region>& regions, std::string_view remote_key);
+
   /// A blob of one connection and these elements. To NIXL a remote agent's name is a label,
   /// and an element's region says which addresses may be used with its remote key.
   static std::string make(std::string_view agent, std::string_view backend,
