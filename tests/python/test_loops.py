@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -175,3 +178,68 @@ def test_the_loop_is_free_while_much_is_moved(connector: nc.Connector, other: nc
         return turns
 
     assert asyncio.run(main()) > 100
+
+
+async def test_a_wait_is_a_coroutine(connector: nc.Connector) -> None:
+    offer = await connector.create_readable(b"abc")
+    assert inspect.iscoroutinefunction(offer.wait_for_completion) or sys.version_info < (3, 12)
+    assert asyncio.iscoroutinefunction(offer.wait_for_completion)
+    wait = offer.wait_for_completion()
+    assert asyncio.iscoroutine(wait)
+    task = asyncio.create_task(wait)
+    await asyncio.sleep(0)
+    assert "Wait" in repr(task)
+    offer.cancel()
+    assert await task is None
+    with pytest.raises(RuntimeError, match="already awaited"):
+        await wait
+    # What has ended is waited for in one step.
+    with pytest.raises(StopIteration):
+        offer.wait_for_completion().send(None)
+
+
+async def test_a_wait_that_nobody_awaits_is_told_of(connector: nc.Connector) -> None:
+    offer = await connector.create_readable(b"abc")
+    with pytest.warns(RuntimeWarning, match="'wait_for_completion' was never awaited"):
+        offer.wait_for_completion()
+    offer.wait_for_completion().close()
+
+
+async def test_what_is_thrown_into_a_wait_comes_out(connector: nc.Connector) -> None:
+    offer = await connector.create_readable(b"abc")
+    for begun in (False, True):
+        for thrown in ((KeyError("x"),), (KeyError, "x"), (KeyError, KeyError("x"), None)):
+            wait = offer.wait_for_completion()
+            if begun:
+                assert asyncio.isfuture(wait.send(None))
+            with pytest.raises(KeyError, match="x"):
+                wait.throw(*thrown)
+            with pytest.raises(RuntimeError, match="already awaited"):
+                wait.send(None)
+    # It has left nothing behind.
+    waiting = asyncio.create_task(offer.wait_for_completion())
+    await asyncio.sleep(0)
+    offer.cancel()
+    await asyncio.wait_for(waiting, 10)
+
+
+def test_a_loop_that_is_closed_takes_its_waits_along(connector: nc.Connector) -> None:
+    offer = connector.create_readable_blocking(b"abc")
+    loop = asyncio.new_event_loop()
+    wait = offer.wait_for_completion()
+    loop.call_soon(wait.send, None)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    gone = weakref.ref(loop)
+    loop.close()
+    del loop, wait
+    # The next loop drops the bridges of those that are closed.
+    asyncio.run(asyncio.wait_for(_cancelled(connector), 10))
+    gc.collect()
+    assert gone() is None
+
+
+async def _cancelled(connector: nc.Connector) -> None:
+    async with connector.create_readable(b"abc") as offer:
+        asyncio.get_running_loop().call_soon(offer.cancel)
+        await offer.wait_for_completion()
