@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import zlib
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -231,3 +232,18 @@ def test_bytes_are_what_validation_takes() -> None:
     with pytest.raises(nc.RejectedMetadataError, match="impossible value of 'ptr'"):
         region = nc.SerializedDescriptor.model_construct(ptr=-1, size=1)
         nc.RdmaMetadata.model_construct(descriptors=[region], operation_kind=1).to_wire()
+
+
+def test_offers_are_written_as_nixl_writes_them(connector: nc.Connector) -> None:
+    """From the ninth on it is not asked, where all memory of the host has one remote key."""
+    blobs = set()
+    kept = []
+    for _ in range(20):
+        memory = bytearray(5000)
+        with connector.create_readable_blocking(memory) as offer:
+            blob = _core.decode_nixl_metadata(offer.metadata().nixl_metadata)
+            address = offer.local_descriptors[0].ptr.to_bytes(8, sys.byteorder)
+            assert blob.count(address) == 1
+            blobs.add(blob.replace(address, bytes(8)))
+        kept.append(memory)
+    assert len(blobs) == 1
