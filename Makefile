@@ -7,7 +7,7 @@ NIXL ?= cu12
 NIXL_VERSION ?= 1.5.1
 NIXL_OTHERS ?= nixl-cu12==1.0.1 nixl-cu12==1.4.0 nixl-cu13==1.5.1
 CLANGS := clang-14 clang-16
-PRESETS := dev asan tsan aarch64 $(CLANGS)
+PRESETS := dev asan tsan aarch64 $(CLANGS) release
 # How many tests run at once, for they often wait; those of C++ wait more. Options for pytest:
 # PYTEST_ARGS="-k loops".
 JOBS ?= $(shell expr $$(nproc) + 1)
@@ -34,8 +34,8 @@ export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 export CCACHE_BASEDIR := $(CURDIR)
 
 .PHONY: demo example-pipeline test check setup clean docs docs-cpp lint format stubs wheel sdist \
-  fuzz soak bench bench-cpp bench-gpu $(foreach preset,$(PRESETS) release,\
-  configure-$(preset) build-$(preset)) $(addprefix test-,cpp python stand-in rdma sanitizers compilers package)
+  fuzz soak bench bench-cpp bench-gpu $(PRESETS:%=configure-%) $(PRESETS:%=build-%) \
+  $(addprefix test-,cpp python stand-in rdma sanitizers compilers package)
 demo: $(STAMPS)/package
 	python docs/examples/encode_prefill.py
 example-pipeline: $(STAMPS)/package
@@ -44,7 +44,7 @@ test: test-cpp test-python
 # What comes from elsewhere; what is built and read, which nobody measures, at once; the tests.
 check:
 	$(MAKE) -j2 EXTRAS=demo,test,examples,lint,docs setup
-	$(MAKE) -j2 --output-sync=target $(PRESETS:%=build-%) lint docs test-package
+	$(MAKE) -j2 --output-sync=target $(patsubst %,build-%,$(filter-out release,$(PRESETS))) lint docs test-package
 	$(MAKE) test test-stand-in test-sanitizers test-compilers test-rdma
 setup: $(addprefix $(STAMPS)/,apt-test apt-package apt-docs aarch64 test-tools lint-tools docs-tools)
 clean:
@@ -73,9 +73,9 @@ $(STAMPS)/test-tools: pyproject.toml tools/test-packages tools/dynamo | $(STAMPS
 	@touch $@
 
 # The C++ builds: `make build-dev` and so on, one for each preset.
-$(PRESETS:%=configure-%) configure-release configure-fuzz: configure-%: $(STAMPS)/venv $(STAMPS)/apt-build
+$(PRESETS:%=configure-%) configure-fuzz: configure-%: $(STAMPS)/venv $(STAMPS)/apt-build
 	cmake --preset $* >/dev/null
-$(PRESETS:%=build-%) build-release build-fuzz: build-%: configure-%
+$(PRESETS:%=build-%) build-fuzz: build-%: configure-%
 	MAKEFLAGS= cmake --build --preset $*
 configure-dev configure-release configure-tsan configure-asan: $(STAMPS)/apt-test
 configure-aarch64: $(STAMPS)/aarch64

@@ -61,8 +61,9 @@ async def wait_for(
     Returns whether the token came. `notify` returns False when there is nothing to wait for;
     `forget` takes a notification back that is no longer wanted.
     """
-    bridge = bridge_of(asyncio._get_running_loop())
-    loop = asyncio.get_running_loop()
+    loop = asyncio._get_running_loop()
+    bridge = bridge_of(loop)
+    assert loop is not None, "bridge_of has refused that"
     future: asyncio.Future[bool] = loop.create_future()
     token = bridge.add(future)
     timer = None

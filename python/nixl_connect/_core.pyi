@@ -23,9 +23,6 @@ class CompletionQueue:
     def drain(self, into: list[int]) -> None:
         """Appends the tokens that have arrived."""
 
-    def push(self, token: int) -> None:
-        """Has it arrive once more."""
-
 class Descriptor:
     """One contiguous piece of memory."""
 

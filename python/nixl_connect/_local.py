@@ -78,7 +78,7 @@ def count_of(local: Local) -> int:
 
 def is_large(local: Local) -> bool:
     """Whether they are so many that work on them would hold an event loop."""
-    return count_of(local) >= MANY_DESCRIPTORS
+    return not isinstance(local, Descriptor) and len(local) >= MANY_DESCRIPTORS
 
 
 def check_addresses(local: Local) -> None:

@@ -84,7 +84,7 @@ class AbstractOperation(ABC):
     def __init__(self) -> None: ...
 
     @abstractmethod
-    def _start(self, connector: AnyConnector, core: Any, *arguments: Any) -> None:
+    def _start(self, connector: AnyConnector, *arguments: Any) -> None:
         """As `__init__`, of what has been looked at already."""
 
     @property

@@ -6,35 +6,26 @@ from abc import abstractmethod
 from functools import partial
 from typing import SupportsFloat, SupportsIndex, TypeVar
 
-from . import _asyncio, _core, _signing, _streams
+from . import _asyncio, _signing, _streams
 from ._arguments import check_count, check_flag, check_timeout, core_timeout
 from ._default import Default
 from ._local import Local, LocalDescriptors, as_descriptors, check_addresses, count_of, is_large
-from ._memory import HOST
 from ._operation import AbstractOperation, OperationKind
 from ._remote import Remote
 from .connection import AnyConnector, Connection, core_of
 from .descriptor import Descriptor, DescriptorList, SerializedDescriptor
 from .errors import WaitTimeoutError
-from .metadata import AnyMetadata, NixlMetadata, RdmaMetadata, RemoteMetadata, with_connection
+from .metadata import NixlMetadata, RdmaMetadata, RemoteMetadata, with_connection
 
 __all__ = ["ActiveOperation", "PassiveOperation", "PassiveT", "prepared"]
 
 _ANY_NUMBER = 0x7FFFFFFF
-_DEFAULT = Default.TIMEOUT
-# Bytes of metadata that are read at once: they can name no more pieces than an event loop has time
-# for.
-_FEW = 1024
 
 PassiveT = TypeVar("PassiveT", bound="PassiveOperation")
 
 
 def prepared(local_descriptors: LocalDescriptors, stream: object) -> tuple[Local, _streams.Fences]:
     """What an operation has of what its caller gave, and what it waits for."""
-    if type(local_descriptors) is Descriptor:
-        if stream is Default.STREAM and local_descriptors._device is HOST:
-            return local_descriptors, ()
-        return local_descriptors, _streams.fences(stream, local_descriptors)
     local = as_descriptors(local_descriptors)
     return local, _streams.fences(stream, local)
 
@@ -57,28 +48,24 @@ class PassiveOperation(AbstractOperation):
         stream: object = Default.STREAM,
         places: SupportsIndex | None = 1,
     ) -> None:
-        core = core_of(connection)
+        core_of(connection)
         local, after = prepared(local_descriptors, stream)
         self._kind = operation_kind
-        self._start(connection._connector, core, local, timeout, after, places)
+        self._start(connection._connector, local, timeout, after, places)
 
     def _start(
         self,
         connector: AnyConnector,
-        core: _core.Connector,
         local: Local,
         timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
         places: SupportsIndex | None,
     ) -> None:
         """Of what has been looked at already."""
-        limit = None if timeout is _DEFAULT else core_timeout(timeout)
-        if places is None:
-            places = _ANY_NUMBER
-        elif type(places) is not int or places != 1:
-            what = "readers" if self._kind is OperationKind.READ else "writers"
-            places = check_count(places, what, 1, _ANY_NUMBER)
-        self._core = core.create(self._kind, local, limit, after, places)
+        what = "readers" if self._kind is OperationKind.READ else "writers"
+        number = _ANY_NUMBER if places is None else check_count(places, what, 1, _ANY_NUMBER)
+        limit = core_timeout(timeout)
+        self._core = connector._core.create(self._kind, local, limit, after, number)
         self._connector = connector
         self._local_desc_list = local
 
@@ -226,17 +213,15 @@ class ActiveOperation(AbstractOperation):
         stream: object = Default.STREAM,
         nixl_connection_metadata: NixlMetadata | None = None,
     ) -> None:
-        core = core_of(connection)
+        core_of(connection)
         local, after = prepared(local_descriptors, stream)
         self._kind = operation_kind
-        connector = connection._connector
         arguments = timeout, after, remote_metadata, nixl_connection_metadata
-        self._start(connector, core, local, *arguments)
+        self._start(connection._connector, local, *arguments)
 
     def _start(
         self,
         connector: AnyConnector,
-        core: _core.Connector,
         local: Local,
         timeout: SupportsFloat | Default | None,
         after: _streams.Fences,
@@ -244,18 +229,12 @@ class ActiveOperation(AbstractOperation):
         nixl_connection_metadata: NixlMetadata | None,
     ) -> None:
         """Of what has been looked at already, but for the metadata."""
-        limit = None if timeout is _DEFAULT else core_timeout(timeout)
         auth_key = connector._auth_key
-        remote: AnyMetadata | bytes
+        remote = _signing.received(auth_key, remote_metadata, count_of(local))
         if nixl_connection_metadata is not None:
-            remote = _signing.received(auth_key, remote_metadata, count_of(local))
             _signing.refuse_unsigned(auth_key, "nixl_connection_metadata")
             remote = with_connection(remote, nixl_connection_metadata)
-        elif auth_key is None and type(remote_metadata) is bytes and len(remote_metadata) < _FEW:
-            remote = remote_metadata
-        else:
-            remote = _signing.received(auth_key, remote_metadata, count_of(local))
-        self._core = core.begin(self._kind, remote, local, limit, after)
+        self._core = connector._core.begin(self._kind, remote, local, core_timeout(timeout), after)
         self._connector = connector
         self._local_desc_list = local
 

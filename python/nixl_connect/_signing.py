@@ -72,8 +72,8 @@ def refuse_unsigned(auth_key: bytes | None, argument: str) -> None:
 
 def received(
     auth_key: bytes | None, remote_metadata: RemoteMetadata, count: int | None = None
-) -> AnyMetadata:
-    """What a peer sent, for the core. Refuses what is no metadata, and what is not signed with the
+) -> AnyMetadata | bytes:
+    """What a peer sent, for the core, which reads bytes itself. Refuses what is not signed with the
     key, if there is one. `count` is how many descriptors are wanted, if any."""
     metadata: AnyMetadata
     if isinstance(remote_metadata, RdmaMetadata):
@@ -81,7 +81,10 @@ def received(
         if auth_key is not None and len(metadata.descriptors) >= _core.MANY_DESCRIPTORS:
             metadata = _core.RdmaMetadata.from_model(metadata)
     elif isinstance(remote_metadata, (bytes, bytearray, memoryview)):
-        metadata = _core.RdmaMetadata.from_bytes(as_bytes(remote_metadata, "remote_metadata"))
+        data = as_bytes(remote_metadata, "remote_metadata")
+        if auth_key is None:
+            return data
+        metadata = _core.RdmaMetadata.from_bytes(data)
         # A few bytes may name a million: what is of no use is not worth a signature.
         if count is not None and len(metadata) != count:
             raise ValueError(

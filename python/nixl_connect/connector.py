@@ -29,7 +29,6 @@ from ._signing import check_auth_key
 from ._tracing import begin_span, tracer
 from ._worker import Worker
 from .connection import Connection
-from .descriptor import Descriptor
 from .metadata import NixlMetadata, RemoteMetadata
 from .operations import ReadableOperation, ReadOperation, WritableOperation, WriteOperation
 
@@ -331,7 +330,7 @@ class Connector(Worker):
     def _make(self, operation: type[OperationT], *arguments: Any) -> OperationT:
         began = 0 if self._tracer is None else time.time_ns()
         made = operation.__new__(operation)
-        made._start(self, self._core, *arguments)
+        made._start(self, *arguments)
         if began:
             made._span = begin_span(self._tracer, made, began)
         return made
@@ -342,20 +341,20 @@ class Connector(Worker):
         """As `_make`, once there is an agent, and without holding the event loop for long."""
         if not self._core.started:
             await self._started()
-        if type(local) is Descriptor or not is_large(local):
+        if not is_large(local):
             return self._make(operation, local, *arguments)
         make = partial(self._make, operation, local, *arguments)
         return await offload(make, lambda made: made.__exit__(None, None, None))
 
     async def _create(self, operation: type[PassiveT], local: Local, *arguments: Any) -> PassiveT:
-        if self._core.started and type(local) is Descriptor:
+        if self._core.started and not is_large(local):
             made = self._make(operation, local, *arguments)
         else:
             made = await self._begin(operation, local, *arguments)
         core = made._core
         if not core.offered:
             await _core.Wait(made, core, _core.READY)
-        if type(local) is not Descriptor and is_large(local):
+        if is_large(local):
             await offload(made._draft)
         return made
 

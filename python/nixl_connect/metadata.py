@@ -190,8 +190,10 @@ AnyMetadata: TypeAlias = RdmaMetadata | _core.RdmaMetadata
 """An operation's metadata: the model, or the core's form."""
 
 
-def with_connection(metadata: AnyMetadata, connection: NixlMetadata) -> AnyMetadata:
+def with_connection(metadata: AnyMetadata | bytes, connection: NixlMetadata) -> AnyMetadata:
     """An operation's metadata, with how to reach its agent from elsewhere."""
+    if isinstance(metadata, bytes):
+        metadata = _core.RdmaMetadata.from_bytes(metadata)
     blob = join(connection, metadata.nixl_metadata)
     text = _core.encode_nixl_metadata(blob, False)
     if isinstance(metadata, RdmaMetadata):

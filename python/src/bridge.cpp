@@ -291,14 +291,17 @@ PySendResult send(PyObject* self, PyObject* value, PyObject** result) {
   return nb::inst_ptr<Wait>(self)->send(value, result);
 }
 
-PyObject* next(PyObject* self) {
+/// As a coroutine's `send`, which ends with an exception.
+PyObject* step(PyObject* self, PyObject* value) {
   PyObject* result = nullptr;
-  const PySendResult sent = send(self, Py_None, &result);
+  const PySendResult sent = send(self, value, &result);
   if (sent != PYGEN_RETURN) return result;
   Py_DECREF(result);
   PyErr_SetNone(PyExc_StopIteration);
   return nullptr;
 }
+
+PyObject* next(PyObject* self) { return step(self, Py_None); }
 
 template <typename T>
 const T* made(PyObject* self) {
@@ -369,15 +372,7 @@ void init_bridge(nb::module_& m) {
            nb::arg("milestone"))
       .def(
           "send",
-          [](nb::handle self, nb::handle value) {
-            PyObject* result = nullptr;
-            const PySendResult sent = send(self.ptr(), value.ptr(), &result);
-            if (sent == PYGEN_ERROR) throw nb::python_error();
-            nb::object given = nb::steal(result);
-            if (sent == PYGEN_NEXT) return given;
-            PyErr_SetNone(PyExc_StopIteration);
-            throw nb::python_error();
-          },
+          [](nb::handle self, nb::handle value) { return checked(step(self.ptr(), value.ptr())); },
           nb::arg("value").none())
       .def("throw", &Wait::raise)
       .def("close", &Wait::stop);

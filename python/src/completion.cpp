@@ -22,8 +22,7 @@ void init_completion(nb::module_& m) {
             queue.drain(tokens);
             for (const std::uint64_t token : tokens) into.append(token);
           },
-          nb::arg("into"), "Appends the tokens that have arrived.")
-      .def("push", &CompletionQueue::push, nb::arg("token"), "Has it arrive once more.");
+          nb::arg("into"), "Appends the tokens that have arrived.");
 }
 
 }  // namespace nixl_connect::python

@@ -50,8 +50,7 @@ class RemoteMetadata {
  public:
   explicit RemoteMetadata(nb::handle remote) {
     if (PyBytes_Check(remote.ptr())) {
-      const auto bytes = nb::borrow<nb::bytes>(remote);
-      made_ = metadata_from_bytes({bytes.c_str(), bytes.size()});
+      made_ = metadata_of_bytes(nb::borrow<nb::bytes>(remote));
     } else if (!nb::try_cast(remote, given_, false) || given_ == nullptr) {
       made_ = metadata_of(remote);
     }

@@ -91,19 +91,19 @@ RdmaMetadata metadata_of(nb::handle model) {
   return metadata;
 }
 
+RdmaMetadata metadata_of_bytes(const nb::bytes& bytes) {
+  constexpr std::size_t kManyBytes = 4096;
+  const UnlockedWhen unlocked(bytes.size() >= kManyBytes);
+  return metadata_from_bytes({bytes.c_str(), bytes.size()});
+}
+
 void init_metadata(nb::module_& m) {
   fields();
   m.attr("MANY_DESCRIPTORS") = kManyDescriptors;
 
   nb::class_<RdmaMetadata>(m, "RdmaMetadata", "Metadata without a Python object for each piece.")
-      .def_static(
-          "from_bytes",
-          [](nb::bytes bytes) {
-            constexpr std::size_t kManyBytes = 4096;
-            const UnlockedWhen unlocked(bytes.size() >= kManyBytes);
-            return metadata_from_bytes({bytes.c_str(), bytes.size()});
-          },
-          nb::arg("bytes"), "Raises RejectedMetadataError for what is no metadata.")
+      .def_static("from_bytes", &metadata_of_bytes, nb::arg("bytes"),
+                  "Raises RejectedMetadataError for what is no metadata.")
       .def_static("from_model", &metadata_of, nb::arg("model"), "Of nixl_connect.RdmaMetadata.")
       .def("__len__", [](const RdmaMetadata& metadata) { return metadata.descriptors.size(); })
       .def_rw("notification_key", &RdmaMetadata::notification_key)

@@ -139,6 +139,8 @@ bool are_as_offered(nb::handle value, const std::vector<RemoteDescriptor>& offer
 /// The core's form of a `RdmaMetadata` model. Throws `Error(rejected_metadata)` for values that no
 /// validated model has.
 RdmaMetadata metadata_of(nb::handle model);
+/// The same of bytes.
+RdmaMetadata metadata_of_bytes(const nb::bytes& bytes);
 
 /// A fence, as Python hands it from the function that made it to the one operation that waits for
 /// it.

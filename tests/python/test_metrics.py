@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import gc
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nixl_connect as nc
 import pytest
-from conftest import run_python
+from conftest import eventually, run_python
 from nixl_connect import _totals
 from nixl_connect.metrics import ConnectorCollector
 from prometheus_client import CollectorRegistry, generate_latest, make_wsgi_app
@@ -51,11 +51,7 @@ def complete(registry: CollectorRegistry, name: str) -> float | None:
 
 
 def are_complete(registry: CollectorRegistry, name: str, count: int) -> bool:
-    """Soon: while an engine is busy, figures may be of a moment ago."""
-    until = time.monotonic() + 10
-    while complete(registry, name) != count and time.monotonic() < until:
-        time.sleep(0.01)
-    return complete(registry, name) == count
+    return asyncio.run(eventually(lambda: complete(registry, name) == count))
 
 
 def test_counters_outlive_their_connectors(

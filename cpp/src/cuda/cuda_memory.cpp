@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstdlib>
 
 #include "nixl_connect/cuda.h"
 #include "nixl_connect/error.h"

@@ -119,9 +119,7 @@ bool Engine::submit_here(const OperationPtr& operation) {
     // What has been submitted before goes first.
     if (!state_.mailbox.empty() && !loop_->execute_if_quick()) return false;
     if (!loop_->submit_if_quick(operation)) return false;
-    const auto now = Clock::now();
-    if (!loop_->pending(now)) return true;
-    needed = loop_->poll_needed(now);
+    needed = loop_->poll_needed(Clock::now());
   }
   wake(needed);
   return true;

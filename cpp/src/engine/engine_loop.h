@@ -59,7 +59,8 @@ class EngineLoop {
   bool polls_are_quick() const noexcept { return large() == 0; }
   /// Whether fences, peers or NIXL have something to do for us.
   bool pending(Clock::time_point now) const noexcept;
-  /// By when there should be a poll for what a caller has begun now.
+  /// By when there should be a poll for what a caller has begun now; never, when nothing is
+  /// pending.
   Clock::time_point poll_needed(Clock::time_point now) const noexcept {
     return pacer_.poll_needed(load(now), now);
   }

@@ -117,6 +117,7 @@ Wait Pacer::next(const Load& load, Clock::time_point now) const noexcept {
 }
 
 Clock::time_point Pacer::poll_needed(const Load& load, Clock::time_point now) const noexcept {
+  if (!load.pending) return Clock::time_point::max();
   return busy(load) ? now + rest(load) : now;
 }
 

@@ -62,7 +62,8 @@ class Pacer {
   /// How the thread waits for its next poll.
   Wait next(const Load& load, Clock::time_point now) const noexcept;
   /// By when there should be a poll for what a caller has begun now: at once, or, with many in
-  /// flight, when the thread would poll again if it had not gone to sleep.
+  /// flight, when the thread would poll again if it had not gone to sleep. Never, when nothing is
+  /// pending.
   Clock::time_point poll_needed(const Load& load, Clock::time_point now) const noexcept;
   /// Whether callers have polled since the thread began its rest, so that it need not.
   bool polled_enough(const Load& load, Clock::time_point now) const noexcept;
