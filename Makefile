@@ -6,8 +6,7 @@ PYTHON ?= python3
 NIXL ?= cu12
 NIXL_VERSION ?= 1.5.1
 NIXL_OTHERS ?= nixl-cu12==1.0.1 nixl-cu12==1.4.0 nixl-cu13==1.5.1
-CLANGS := clang-14 clang-16
-PRESETS := dev asan tsan aarch64 $(CLANGS) release
+PRESETS := dev asan tsan aarch64 clang-14 release
 # How many tests run at once, for they often wait; those of C++ wait more. Options for pytest:
 # PYTEST_ARGS="-k loops".
 JOBS ?= $(shell expr $$(nproc) + 1)
@@ -17,6 +16,8 @@ STAMPS := build/stamps
 $(shell mkdir -p $(STAMPS) build/docs)
 # One at a time changes the environment.
 PIP := flock $(STAMPS) pip install -q
+# What is never imported need not be compiled.
+export PIP_COMPILE := 0
 PYTEST := pytest -n $(JOBS) --durations=20 $(PYTEST_ARGS)
 # What PYTEST_ARGS choose may be all in one run.
 SOME := $(if $(PYTEST_ARGS),|| test $$? = 5)
@@ -41,10 +42,10 @@ demo: $(STAMPS)/package
 example-pipeline: $(STAMPS)/package
 	python docs/examples/pipeline/main.py
 test: test-cpp test-python
-# What comes from elsewhere; what is built and read, which nobody measures, at once; the tests.
+# What comes from elsewhere, is built and read, which nobody measures, at once; the tests.
 check:
-	$(MAKE) -j2 EXTRAS=demo,test,examples,lint,docs setup
-	$(MAKE) -j2 --output-sync=target $(patsubst %,build-%,$(filter-out release,$(PRESETS))) lint docs test-package
+	$(MAKE) -j3 --output-sync=target EXTRAS=demo,test,examples,lint,docs setup \
+	  $(patsubst %,build-%,$(filter-out release,$(PRESETS))) lint docs test-package
 	$(MAKE) test test-stand-in test-sanitizers test-compilers test-rdma
 setup: $(addprefix $(STAMPS)/,apt-test apt-package apt-docs aarch64 test-tools lint-tools docs-tools)
 clean:
@@ -78,8 +79,9 @@ $(PRESETS:%=configure-%) configure-fuzz: configure-%: $(STAMPS)/venv $(STAMPS)/a
 $(PRESETS:%=build-%) build-fuzz: build-%: configure-%
 	MAKEFLAGS= cmake --build --preset $*
 configure-dev configure-release configure-tsan configure-asan: $(STAMPS)/apt-test
+configure-asan: $(STAMPS)/apt-clang-16
 configure-aarch64: $(STAMPS)/aarch64
-configure-fuzz $(CLANGS:%=configure-%): configure-%: $(STAMPS)/apt-%
+configure-fuzz configure-clang-14: configure-%: $(STAMPS)/apt-%
 # On real NIXL.
 WITH_NIXL = NIXL_CONNECT_NIXL_LIBRARY=$$(python -c "from nixl_connect import _library; print(_library.nixl_library_candidates()[0])")
 test-cpp: build-dev $(STAMPS)/package
@@ -101,8 +103,8 @@ test-sanitizers: build-tsan build-asan
 	ctest --preset asan
 	@tools/slowest-tests build/tsan build/asan
 # Whatever else Debian compiles with; the same tests on AArch64, with QEMU.
-test-compilers: $(CLANGS:%=build-%) build-aarch64
-	for clang in $(CLANGS:clang%=clang++%); do $$clang -std=c++20 -Wall -Wextra -Wconversion \
+test-compilers: build-clang-14 build-aarch64 $(STAMPS)/apt-clang-16
+	for clang in clang++-14 clang++-16; do $$clang -std=c++20 -Wall -Wextra -Wconversion \
 	  -Wshadow -Werror -fsyntax-only -Icpp/include tests/package/main.cpp || exit 1; done
 	ctest --preset aarch64
 # The installed C++ library, as other projects use it.
@@ -114,7 +116,7 @@ docs: $(STAMPS)/docs-tools docs-cpp
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 docs-cpp: $(STAMPS)/apt-docs
 	doxygen docs/Doxyfile
-lint: $(STAMPS)/lint-tools $(STAMPS)/test-tools configure-clang-16
+lint: $(STAMPS)/lint-tools $(STAMPS)/test-tools configure-asan
 	pre-commit run --all-files
 format: $(STAMPS)/lint-tools
 	ruff format . && ruff check --fix . && clang-format -i $$(git ls-files '*.h' '*.cpp')

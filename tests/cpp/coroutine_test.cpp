@@ -218,6 +218,9 @@ TEST_F(Coroutines, MayDestroyTheQueueThatResumesThem) {
 }
 
 TEST_F(Coroutines, LoseNothingWhenOneThrows) {
+#ifdef __clang__
+  GTEST_SKIP() << "clang destroys what the coroutine waited with a second time (LLVM issue 61900)";
+#endif
   const auto offer = offer_nobody_reads();
   const auto fail = [](const Connection& operation, CoroutineQueue& with) -> Task {
     co_await operation.completion(with);

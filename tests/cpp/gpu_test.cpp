@@ -190,7 +190,7 @@ TEST_F(Gpu, WithoutItsStreamAnOfferIsReadTooSoon) {
 
 TEST_F(Gpu, DefaultStreamsAreTheDevices) {
   for (const int device : {0, 2}) {
-    for (const std::uintptr_t handle : {0, 1, 2}) {
+    for (const std::uintptr_t handle : {0u, 1u, 2u}) {
       void* const stream = reinterpret_cast<void*>(handle);  // NOLINT: as CUDA has them
       GpuMemory memory(100, device), neighbour(100, device + 1);
       EXPECT_EQ(after_cuda_stream(static_cast<std::uint32_t>(device), stream), nullptr);
