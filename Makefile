@@ -73,11 +73,11 @@ $(STAMPS)/test-tools: pyproject.toml tools/test-packages tools/dynamo | $(STAMPS
 	flock $(STAMPS) tools/test-packages $(NIXL_VERSION) $(NIXL_OTHERS)
 	@touch $@
 
-# The C++ builds: `make build-dev` and so on, one for each preset.
+# The C++ builds: `make build-dev` and so on, one for each preset; what others wait for goes first.
 $(PRESETS:%=configure-%) configure-fuzz: configure-%: $(STAMPS)/venv $(STAMPS)/apt-build
 	cmake --preset $* >/dev/null
 $(PRESETS:%=build-%) build-fuzz: build-%: configure-%
-	MAKEFLAGS= cmake --build --preset $*
+	MAKEFLAGS= nice cmake --build --preset $*
 configure-dev configure-release configure-tsan configure-asan: $(STAMPS)/apt-test
 configure-asan: $(STAMPS)/apt-clang-16
 configure-aarch64: $(STAMPS)/aarch64
