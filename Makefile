@@ -16,8 +16,9 @@ STAMPS := build/stamps
 $(shell mkdir -p $(STAMPS) build/docs)
 # One at a time changes the environment.
 PIP := flock $(STAMPS) pip install -q
-# What is never imported need not be compiled.
+# What is never imported need not be compiled; what is, once.
 export PIP_COMPILE := 0
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := pytest -n $(JOBS) --durations=20 $(PYTEST_ARGS)
 # What PYTEST_ARGS choose may be all in one run.
 SOME := $(if $(PYTEST_ARGS),|| test $$? = 5)
@@ -79,7 +80,7 @@ $(PRESETS:%=configure-%) configure-fuzz: configure-%: $(STAMPS)/venv $(STAMPS)/a
 $(PRESETS:%=build-%) build-fuzz: build-%: configure-%
 	MAKEFLAGS= nice cmake --build --preset $*
 configure-dev configure-release configure-tsan configure-asan: $(STAMPS)/apt-test
-configure-asan: $(STAMPS)/apt-clang-16
+configure-asan configure-aarch64: $(STAMPS)/apt-clang-16
 configure-aarch64: $(STAMPS)/aarch64
 configure-fuzz configure-clang-14: configure-%: $(STAMPS)/apt-%
 # On real NIXL.

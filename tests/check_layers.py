@@ -40,6 +40,7 @@ PYTHON_LAYERS = {
     "package": ("__init__",),
     "commands: parts": (
         "commands",
+        "commands._console",
         "commands._cuda",
         "commands._finding",
         "commands._process",
@@ -54,8 +55,10 @@ PYTHON_LAYERS = {
         "commands.bench_plot",
         "commands.bench_serve",
         "commands.probe",
+        "commands.top",
     ),
-    "commands": ("commands.bench", "commands.doctor"),
+    "commands": ("commands.bench", "commands.bench_report", "commands.doctor"),
+    "commands: benchmarks": ("commands.bench_cli",),
     "command line": ("commands.cli",),
     "entry": ("__main__",),
 }

@@ -256,8 +256,18 @@ class AbstractOperation(ABC):
             error = from_core(*failure)
             if self._span is not None:
                 self._end_span(error)
-            _log.debug("%s", error)
+            _log.debug("%s", error, extra=self._log_fields(failure[0]))
             raise error
+
+    def _log_fields(self, reason: str) -> dict[str, str]:
+        core = self._core
+        return {
+            "connector": self._connector.name,
+            "operation": core.name,
+            "kind": type(self).__name__,
+            "peer": core.remote_name,
+            "reason": reason,
+        }
 
     def _end_span(self, failure: Exception | None = None) -> None:
         assert self._span is not None

@@ -23,7 +23,9 @@ HELD = (
     "waiting",
     "lingering",
     "lingering_bytes",
+    "oldest_waiting",
     "in_flight",
+    "oldest_in_flight",
     "registered_regions",
     "peers",
 )
@@ -150,7 +152,10 @@ def _add(figures: dict[str, Figures], label: str, more: Figures) -> None:
 
 def _sum(one: Any, other: Any) -> Any:
     if isinstance(one, dict):
-        return {key: _sum(value, other[key]) for key, value in one.items()}
+        return {
+            key: (max if key.startswith("oldest_") else _sum)(value, other[key])
+            for key, value in one.items()
+        }
     if isinstance(one, tuple):
         return tuple(map(_sum, one, other))
     return one + other

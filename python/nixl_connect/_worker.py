@@ -222,7 +222,7 @@ class Worker:
         `aclose` does not. May be called again, from any thread, and in a forked child.
         """
         if not self._core.closed:
-            _log.info("%r is closing", self)
+            _log.info("%r is closing", self, extra={"connector": self._worker_id})
         self._core.close()
         # One whose closing was interrupted goes on with it, and is waited for at exit.
         _open.pop(id(self), None)
@@ -285,7 +285,8 @@ class Worker:
             core.start()
             await _asyncio.wait_for(core.notify_started)
             core.check_started()
-            _log.info("%r has made its agent, with %s", self, core.nixl_library)
+            fields = {"connector": self._worker_id}
+            _log.info("%r has made its agent, with %s", self, core.nixl_library, extra=fields)
 
     def _wait_started(self) -> None:
         """As `_started`, blocking; Ctrl-C is heard meanwhile."""

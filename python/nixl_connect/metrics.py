@@ -26,7 +26,9 @@ _GAUGES = {
     "waiting": "Offers that wait for a peer, or linger",
     "lingering": "Offers that have ended here, and whose memory a peer may still read or write",
     "lingering_bytes": "Bytes of memory of the offers that linger",
+    "oldest_waiting_seconds": "Age of the oldest offer that waits and does not linger",
     "in_flight": "Transfers that have begun and are not complete",
+    "oldest_in_flight_seconds": "Age of the oldest transfer that is not complete",
     "registered_regions": "Regions of memory that are registered with NIXL",
     "peers": "Remote agents whose metadata is loaded",
 }
@@ -120,7 +122,7 @@ def _metrics(figures: dict[str, ConnectorStats]) -> Iterator[Metric]:
     for figure, help_text in _GAUGES.items():
         gauge = GaugeMetricFamily(f"nixl_connect_{figure}", help_text, labels=["connector"])
         for label, stats in figures.items():
-            gauge.add_metric([label], getattr(stats, figure))
+            gauge.add_metric([label], getattr(stats, figure.removesuffix("_seconds")))
         yield gauge
     for figure, help_text in _COUNTERS.items():
         counter = CounterMetricFamily(f"nixl_connect_{figure}", help_text, labels=["connector"])
@@ -134,6 +136,11 @@ def _operations(figures: dict[str, ConnectorStats]) -> Iterator[Metric]:
         "nixl_connect_operations",
         "Operations that have ended and released their memory",
         labels=["connector", "kind", "status"],
+    )
+    failed = CounterMetricFamily(
+        "nixl_connect_failures",
+        "Operations that have failed, by why, in the words of C++'s ErrorCode",
+        labels=["connector", "kind", "reason"],
     )
     moved = CounterMetricFamily(
         "nixl_connect_bytes",
@@ -149,9 +156,12 @@ def _operations(figures: dict[str, ConnectorStats]) -> Iterator[Metric]:
         for kind, of in stats.operations.items():
             for status in _STATUSES:
                 ended.add_metric([label, kind, status], getattr(of, status))
+            for reason, count in of.failures.items():
+                failed.add_metric([label, kind, reason], count)
             moved.add_metric([label, kind], of.bytes)
             latency.add_metric([label, kind], buckets=_buckets(of), sum_value=of.total_latency)
     yield ended
+    yield failed
     yield moved
     yield latency
 

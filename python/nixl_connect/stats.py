@@ -15,6 +15,9 @@ class OperationStats:
     complete: int
     cancelled: int
     errored: int
+    failures: dict[str, int]
+    """Those that failed, by why, in the words of C++'s ``ErrorCode``: ``"timed_out"`` for
+    `DeadlineExceededError`, ``"peer_disconnected"`` for `PeerDisconnectedError` and so on."""
     bytes: int
     """Of the complete ones."""
     total_latency: float
@@ -43,8 +46,12 @@ class ConnectorStats:
     """Of those, the ones that have ended here, but whose memory a peer is at, or may be."""
     lingering_bytes: int
     """Their bytes."""
+    oldest_waiting: float
+    """Seconds since the oldest passive operation was made that waits and does not linger."""
     in_flight: int
     """Transfers that NIXL has not completed."""
+    oldest_in_flight: float
+    """Seconds since the oldest of them was made."""
     registered_regions: int
     """Regions that are registered with NIXL, by hand or for an operation."""
     peers: int

@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "module.h"
@@ -29,6 +30,13 @@ std::optional<std::chrono::nanoseconds> optional_seconds(std::optional<double> s
   return from_seconds(*seconds);
 }
 
+/// Other errors are thrown by calls.
+bool can_end_operations(ErrorCode code) {
+  using enum ErrorCode;
+  constexpr std::array kThrown{invalid_argument, invalid_state, forked, nixl_not_found, cancelled};
+  return std::find(kThrown.begin(), kThrown.end(), code) == kThrown.end();
+}
+
 double to_seconds(std::chrono::nanoseconds time) {
   return std::chrono::duration<double>(time).count();
 }
@@ -38,6 +46,12 @@ nb::dict to_dict(const OperationStats& stats) {
   result["complete"] = stats.complete;
   result["cancelled"] = stats.cancelled;
   result["errored"] = stats.errored;
+  nb::dict failures;
+  for (std::size_t i = 0; i < stats.failures.size(); ++i) {
+    const auto code = static_cast<ErrorCode>(i);
+    if (can_end_operations(code)) failures[to_string(code)] = stats.failures[i];
+  }
+  result["failures"] = failures;
   result["bytes"] = stats.bytes;
   result["total_latency"] = to_seconds(stats.total_latency);
   result["latency"] =
@@ -225,7 +239,9 @@ void init_connector(nb::module_& m) {
             result["waiting"] = stats.waiting;
             result["lingering"] = stats.lingering;
             result["lingering_bytes"] = stats.lingering_bytes;
+            result["oldest_waiting"] = to_seconds(stats.oldest_waiting);
             result["in_flight"] = stats.in_flight;
+            result["oldest_in_flight"] = to_seconds(stats.oldest_in_flight);
             result["registered_regions"] = stats.registered_regions;
             result["peers"] = stats.peers;
             result["notifications_matched"] = stats.notifications_matched;

@@ -78,6 +78,9 @@ TEST_F(SettlerTest, AFailureSaysAfterHowLong) {
   owner->settler.settle(offered, Outcome::failed({ErrorCode::backend, "broken"}));
   EXPECT_THAT(offered->progress.failure()->message, HasSubstr("broken (after "));
   EXPECT_EQ(owner->counters.readable.errored.value(), 1u);
+  OperationStats stats;
+  owner->counters.readable.add_to(stats);
+  EXPECT_EQ(stats.failures[static_cast<std::size_t>(ErrorCode::backend)], 1u);
   give_back(*owner);
 }
 

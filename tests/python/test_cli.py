@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nixl_connect.commands import bench_peer, bench_serve, bench_work, doctor
+from nixl_connect.commands import bench_peer, bench_report, bench_serve, bench_work, doctor
 
 ENVIRONMENT_NIXL = "NIXL_CONNECT_NIXL_LIBRARY"
 
@@ -119,6 +120,51 @@ def test_bench_measures_here(tmp_path: Path) -> None:
     assert "4 KiB" in table.stdout
 
 
+def test_bench_writes_a_page_and_compares(tmp_path: Path) -> None:
+    options = ["--in-flight", "1", "--seconds", "0.02"]
+    before = run("bench", "--sizes", "4K", *options, "--html", "before.html", cwd=tmp_path)
+    assert before.returncode == 0, before.stderr
+    options += ["--compare", "before.html"]
+    now = run("bench", "--sizes", "4K,64K", *options, "--html", "now.html", cwd=tmp_path)
+    assert now.returncode == 0, now.stderr
+    assert "rate over before" in " ".join(now.stdout.split())
+    page = (tmp_path / "now.html").read_text()
+    assert page.count("<svg") == 2
+    assert "before (20" in page
+    assert "rate over before" in page
+    run_now = bench_report.Run.load(tmp_path / "now.html")
+    run_before = bench_report.Run.load(tmp_path / "before.html")
+    assert run_now.machine["reads from"] == "this host"
+    assert run_now.machine["UCX_NET_DEVICES"] == "lo"
+    (_, first), (_, second) = bench_report.compared(run_now, run_before)
+    rates = [run.figures[0]["reads_per_second"] for run in (run_now, run_before)]
+    assert first == rates[0] / rates[1]
+    assert second is None
+
+
+def test_a_page_needs_nothing_from_elsewhere_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    figures = [{"size": 4096, "in_flight": 1, "kind": "cpu", "reads": 5, "p50_us": 1.0}]
+    figures[0] |= {"p99_us": 2.0, "reads_per_second": 3.0, "gigabytes_per_second": 0.1}
+    hostile = "</script><script>alert('x')</script>"
+    page = tmp_path / "page.html"
+    bench_report.write(page, bench_report.Run(hostile, {hostile: hostile}, figures))
+    text = page.read_text()
+    assert "<script>" not in text
+    assert text.count("</script>") == 1
+    # The names of XML's languages are no addresses that a browser asks.
+    links = set(re.findall(r"(?:src|href)=.([^\"'>]+)", text)) - {""}
+    assert all(link.startswith("#") for link in links), links
+    assert bench_report.Run.load(page).machine == {hostile: hostile}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '[{"size": 1}]', "<html></html>"])
+def test_only_a_run_can_be_compared_with(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_text(text)
+    with pytest.raises(bench_report.ReportError, match="expected a page of --html"):
+        bench_report.Run.load(path)
+
+
 @pytest.mark.usefixtures("ctrl_c")
 def test_bench_between_a_server_and_a_client() -> None:
     command = [sys.executable, "-m", "nixl_connect", "bench", "serve", "--port", "0"]
@@ -210,8 +256,10 @@ async def test_bench_asks_nobody_who_has_gone() -> None:
         (("--kind", "tape"), 2, "got 'tape'"),
         (("--plot", "plot.txt"), 2, "expected a .svg, .png or .pdf"),
         (("--plot", "missing/plot.svg"), 2, "a folder that is there"),
+        (("--html", "page.svg"), 2, "expected a .html or .htm"),
+        (("--compare", "missing"), 2, "expected a page of --html"),
     ],
-    ids=["address", "kind", "format", "folder"],
+    ids=["address", "kind", "format", "folder", "page", "other"],
 )
 def test_bench_says_at_once_what_is_wrong(
     arguments: tuple[str, ...], status: int, said: str, tmp_path: Path

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import gc
 import json
 import logging
 import sys
 import threading
+import time
 from array import array
 from collections.abc import Iterator
 
@@ -30,6 +32,12 @@ Pair = tuple[nc.Connector, nc.Connector]
 def pair() -> Iterator[Pair]:
     with nc.Connector("owner") as owner, nc.Connector("mover") as mover:
         yield owner, mover
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """Of this test's connectors alone."""
+    return str(request.node.name)
 
 
 async def read(pair: Pair, size: int = 4096) -> None:
@@ -84,6 +92,61 @@ async def test_operations_are_counted_by_kind_and_end(pair: Pair) -> None:
     assert mover.engine_cpu_seconds > 0
     assert mover.engine_wakeups > 0
     json.dumps(dataclasses.asdict(owner))
+
+
+async def test_failures_are_counted_by_why(pair: Pair) -> None:
+    owner = pair[0]
+    late = await owner.create_readable(nc.Descriptor(bytes(10)), timeout=0.01)
+    with pytest.raises(nc.DeadlineExceededError):
+        await late.wait_for_completion()
+    declined = await owner.create_readable(nc.Descriptor(bytes(10)))
+    await pair[1].decline(declined.metadata())
+    with pytest.raises(nc.RemoteFailedError):
+        await declined.wait_for_completion()
+    assert await eventually(lambda: owner.stats().errored == 2)
+    failures = owner.stats().operations["readable"].failures
+    assert {why: n for why, n in failures.items() if n} == {"timed_out": 1, "remote_failed": 1}
+    registry = CollectorRegistry()
+    registry.register(ConnectorCollector(*pair))
+    labels = {"connector": "owner", "kind": "readable"}
+    for reason, count in ("timed_out", 1), ("remote_failed", 1), ("peer_unreachable", 0):
+        value = registry.get_sample_value(
+            "nixl_connect_failures_total", labels | {"reason": reason}
+        )
+        assert value == count
+
+
+async def test_ages_are_of_the_oldest_that_still_waits() -> None:
+    with nc.Connector(foreign_peers=True, linger=60) as connector:
+        assert connector.stats().oldest_waiting == 0
+        began = time.monotonic()
+        offers = [await connector.create_readable(nc.Descriptor(bytes(10)))]
+        await asyncio.sleep(0.05)
+        offers.append(await connector.create_readable(nc.Descriptor(bytes(10))))
+        age = connector.stats().oldest_waiting
+        assert 0.05 <= age <= time.monotonic() - began
+        offers[0].metadata()
+        offers[0].cancel()  # and lingers
+        assert await eventually(lambda: connector.stats().lingering == 1)
+        assert 0 < connector.stats().oldest_waiting <= time.monotonic() - began - 0.05
+        offers[1].cancel()
+        assert await eventually(lambda: connector.stats().oldest_waiting == 0)
+        assert connector.stats().oldest_in_flight == 0
+
+
+def test_of_connectors_with_one_name_the_oldest_counts(name: str) -> None:
+    with nc.Connector(name) as one, nc.Connector(name) as other:
+        offers = [one.create_readable_blocking(nc.Descriptor(bytes(10)))]
+        time.sleep(0.05)
+        offers.append(other.create_readable_blocking(nc.Descriptor(bytes(10))))
+        registry = CollectorRegistry()
+        registry.register(ConnectorCollector(one, other))
+        labels = {"connector": name}
+        least = one.stats().oldest_waiting
+        value = registry.get_sample_value("nixl_connect_oldest_waiting_seconds", labels)
+        assert value is not None
+        assert least <= value <= one.stats().oldest_waiting
+        assert registry.get_sample_value("nixl_connect_waiting", labels) == 2
 
 
 async def test_asking_starts_nothing() -> None:
@@ -227,4 +290,13 @@ async def test_one_logger_tells_of_connectors_and_failures(
         level == "INFO" and "'owner'" in text and "made its agent" in text for level, text in told
     )
     assert any(level == "DEBUG" and "read from 'owner-" in text for level, text in told)
+    failures = [vars(record) for record in caplog.records if record.levelname == "DEBUG"]
+    (failed,) = failures
+    assert failed["connector"] == "mover"
+    assert failed["operation"].startswith("mover-")
+    assert failed["kind"] == "ReadOperation"
+    assert failed["peer"].startswith("owner-")
+    assert failed["reason"] in ("timed_out", "offer_closed")
+    others = [record for record in caplog.records if record.levelname == "INFO"]
+    assert {vars(record)["connector"] for record in others} == {"owner", "mover"}
     assert any(level == "INFO" and "'mover'" in text and "closing" in text for level, text in told)

@@ -13,6 +13,7 @@
 #include "nixl_connect/api.h"
 #include "nixl_connect/connection.h"
 #include "nixl_connect/descriptor.h"
+#include "nixl_connect/error.h"
 #include "nixl_connect/fence.h"
 #include "nixl_connect/metadata.h"
 
@@ -81,6 +82,8 @@ struct OperationStats {
   std::uint64_t complete = 0;   ///< Whose bytes have all arrived.
   std::uint64_t cancelled = 0;  ///< On this side.
   std::uint64_t errored = 0;    ///< Failed, or by their deadline.
+  /// Those that failed, by the number of their `ErrorCode`.
+  std::array<std::uint64_t, kErrorCodes> failures{};
   /// Of the complete ones, in bytes.
   std::uint64_t bytes = 0;
   /// How long the complete ones took together, each from the call that made it until it was
@@ -106,8 +109,12 @@ struct ConnectorStats {
   std::size_t lingering = 0;
   /// Their bytes.
   std::size_t lingering_bytes = 0;
+  /// How long ago the oldest passive operation was made that waits and does not linger; 0 for none.
+  std::chrono::nanoseconds oldest_waiting{0};
   /// Transfers that NIXL has not ended.
   std::size_t in_flight = 0;
+  /// How long ago the oldest of them was made; 0 for none.
+  std::chrono::nanoseconds oldest_in_flight{0};
   /// Regions that are registered with NIXL, by hand or for an operation.
   std::size_t registered_regions = 0;
   /// Remote agents that are loaded.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <stdexcept>
 #include <string>
 
@@ -23,6 +24,9 @@ enum class ErrorCode {
   timed_out,          ///< The deadline passed.
   backend,            ///< NIXL or its backend refused a call.
 };
+
+/// How many codes there are.
+inline constexpr std::size_t kErrorCodes = static_cast<std::size_t>(ErrorCode::backend) + 1;
 
 /// `"peer_unreachable"` and so on; static storage.
 NIXL_CONNECT_API const char* to_string(ErrorCode code) noexcept;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <chrono>
@@ -24,6 +25,7 @@ struct OperationCounters {
   Counter complete;
   Counter cancelled;
   Counter errored;
+  std::array<Counter, kErrorCodes> failures;
   Counter bytes;
   Counter nanoseconds;
   std::array<Counter, OperationStats::kLatencyBuckets> latency;
@@ -37,10 +39,16 @@ struct OperationCounters {
     latency[std::min(bucket, latency.size() - 1)].add(1);
   }
 
+  void count_failure(ErrorCode code) noexcept {
+    errored.add(1);
+    failures[static_cast<std::size_t>(code)].add(1);
+  }
+
   void add_to(OperationStats& stats) const noexcept {
     stats.complete += complete.value();
     stats.cancelled += cancelled.value();
     stats.errored += errored.value();
+    for (std::size_t i = 0; i < failures.size(); ++i) stats.failures[i] += failures[i].value();
     stats.bytes += bytes.value();
     stats.total_latency += std::chrono::nanoseconds(nanoseconds.value());
     for (std::size_t i = 0; i < latency.size(); ++i) stats.latency[i] += latency[i].value();
@@ -57,7 +65,10 @@ struct EngineCounters {
   Counter waiting;
   Counter lingering;
   Counter lingering_bytes;
+  /// In nanoseconds.
+  Counter oldest_waiting;
   Counter in_flight;
+  Counter oldest_in_flight;
   Counter registered_regions;
   Counter peers;
   Counter notifications_matched;
@@ -80,6 +91,11 @@ struct EngineCounters {
     stats.lingering += lingering.value();
     stats.lingering_bytes += lingering_bytes.value();
     stats.in_flight += in_flight.value();
+    const auto longer = [](std::chrono::nanoseconds one, const Counter& other) {
+      return std::max(one, std::chrono::nanoseconds(other.value()));
+    };
+    stats.oldest_waiting = longer(stats.oldest_waiting, oldest_waiting);
+    stats.oldest_in_flight = longer(stats.oldest_in_flight, oldest_in_flight);
     stats.registered_regions += registered_regions.value();
     stats.peers += peers.value();
     stats.notifications_matched += notifications_matched.value();

@@ -188,7 +188,10 @@ void Engine::add_stats(ConnectorStats& stats) {
     do {
       const AgentLock::Guard guard(state_.agent_lock, std::try_to_lock);
       if (guard) {
-        if (loop_ != nullptr) loop_->count();
+        if (loop_ != nullptr) {
+          loop_->count();
+          loop_->count_ages(Clock::now());
+        }
         break;
       }
       std::this_thread::yield();

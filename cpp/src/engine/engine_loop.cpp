@@ -355,4 +355,19 @@ void EngineLoop::count() noexcept {
   counters.notifications_unknown.set(offers_.unknown());
 }
 
+void EngineLoop::count_ages(Clock::time_point now) noexcept {
+  auto oldest = now;
+  const auto look_at = [&](const OperationPtr& operation) {
+    if (operation->flight.phase != Phase::lingering) {
+      oldest = std::min(oldest, operation->request.began);
+    }
+  };
+  const auto age = [&] { return static_cast<std::uint64_t>((now - oldest).count()); };
+  offers_.for_each(look_at);
+  state_.counters.oldest_waiting.set(age());
+  oldest = now;
+  transfers_.in_flight().for_each(look_at);
+  state_.counters.oldest_in_flight.set(age());
+}
+
 NIXL_CONNECT_NAMESPACE_END

@@ -68,6 +68,8 @@ class EngineLoop {
   bool is_driven_externally() const noexcept { return pacer_.is_driven_externally(Clock::now()); }
   /// Writes down what is held now.
   void count() noexcept;
+  /// And for how long; looks at every operation.
+  void count_ages(Clock::time_point now) noexcept;
 
   Agent& agent() noexcept { return agent_; }
   /// Registers what is not registered yet, in the CUDA context of the memory.

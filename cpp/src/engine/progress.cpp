@@ -18,6 +18,11 @@ std::optional<Failure> Progress::failure() const {
   return failure_;
 }
 
+ErrorCode Progress::failure_code() const noexcept {
+  const std::lock_guard lock(mutex_);
+  return failure_ ? failure_->code : ErrorCode::backend;
+}
+
 bool Progress::take_metadata() {
   const std::lock_guard lock(mutex_);
   metadata_taken_ = true;

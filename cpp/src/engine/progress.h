@@ -30,6 +30,8 @@ class Progress {
     return passed_.load(std::memory_order_acquire) > static_cast<int>(milestone);
   }
   std::optional<Failure> failure() const;
+  /// Of its failure; `backend` where there is none.
+  ErrorCode failure_code() const noexcept;
 
   /// Where a passive operation is seen to be in progress. Before anybody else has this.
   void watch(const OfferSlot& slot, std::uint32_t generation, std::uint32_t places) noexcept {

@@ -90,7 +90,7 @@ void Settler::count(const Operation& operation, Clock::time_point now) noexcept 
       counters.count_complete(request.bytes, now - request.began);
       break;
     case OperationStatus::cancelled: counters.cancelled.add(1); break;
-    default: counters.errored.add(1); break;
+    default: counters.count_failure(operation.progress.failure_code()); break;
   }
 }
 

@@ -55,15 +55,17 @@ def start(script: str, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def start_workers(
-    socket: str, numbers: dict[str, int], kill: list[str]
+    socket: str, numbers: dict[str, int], kill: list[str], metrics: int | None
 ) -> dict[str, subprocess.Popen[bytes]]:
-    workers = {}
+    workers: dict[str, subprocess.Popen[bytes]] = {}
     for role, number in numbers.items():
         for i in range(number):
             name = f"{role}-{i}"
-            dies = ["--dies-at", "3"] if role in kill and i == 0 else []
+            more = ["--dies-at", "3"] if role in kill and i == 0 else []
+            if metrics is not None:
+                more += ["--metrics-port", str(metrics + len(workers))]
             workers[name] = start(
-                "workers.py", "--router", socket, "--role", role, "--name", name, *dies
+                "workers.py", "--router", socket, "--role", role, "--name", name, *more
             )
     return workers
 
@@ -141,6 +143,9 @@ def main() -> int:
     parser.add_argument(
         "--kill", nargs="+", choices=ROLES, default=[], help="one of each dies in its third request"
     )
+    parser.add_argument(
+        "--metrics", type=int, metavar="PORT", help="each worker exposes its own from this port on"
+    )
     for role in ROLES:
         parser.add_argument(f"--{role}", type=int, default=2, help="how many of these workers")
     options = parser.parse_args()
@@ -149,7 +154,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         socket = str(Path(folder, "router"))
         router = start("router.py", "--socket", socket)
-        workers = start_workers(socket, numbers, options.kill)
+        workers = start_workers(socket, numbers, options.kill, options.metrics)
         try:
             wrong = asyncio.run(run(socket, options, len(workers)))
             for name, worker in workers.items():

@@ -214,7 +214,15 @@ def main() -> None:
     parser.add_argument("--role", required=True, choices=ROLES)
     parser.add_argument("--name", required=True)
     parser.add_argument("--dies-at", type=int, default=0, help="the request to die in")
+    parser.add_argument("--metrics-port", type=int, help="where to expose figures for Prometheus")
     options = parser.parse_args()
+    if options.metrics_port:
+        # The connector is made afterwards, and found by itself.
+        from nixl_connect.metrics import ConnectorCollector
+        from prometheus_client import REGISTRY, start_http_server
+
+        REGISTRY.register(ConnectorCollector())
+        start_http_server(options.metrics_port, "127.0.0.1")
     asyncio.run(serve(options.router, options.role, options.name, options.dies_at))
 
 

@@ -24,6 +24,7 @@ class Server:
     def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
+        self.name = f"{host}:{port}"
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[Lines]:
@@ -53,6 +54,8 @@ def _why(error: Exception) -> str:
 
 class Child:
     """`serve` in a process of its own, which ends with this."""
+
+    name = "this host"
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[Lines]:

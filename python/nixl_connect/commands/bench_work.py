@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import nixl_connect as nc
 
@@ -11,6 +11,7 @@ __all__ = [
     "LONGEST_LINE",
     "MOST_BYTES",
     "TIMEOUT",
+    "Figures",
     "PeerError",
     "Result",
     "Work",
@@ -24,6 +25,10 @@ LONGEST_LINE = 1 << 26
 MOST_BYTES = 16 << 30
 TIMEOUT = 60.0
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+Figures: TypeAlias = dict[str, Any]
+"""What `Result.figures` gives, as it is in JSON."""
 
 
 class PeerError(RuntimeError):
@@ -69,7 +74,7 @@ class Result:
         """Reads per second."""
         return len(self.times) / self.elapsed
 
-    def figures(self) -> dict[str, float | int | str]:
+    def figures(self) -> Figures:
         return {
             "size": self.work.size,
             "in_flight": self.work.in_flight,
