@@ -295,10 +295,6 @@ class Connector:
     @property
     def started(self) -> bool: ...
 
-    def create(self, kind: int, local_descriptors: object | None, timeout: float | None, after: Sequence[Fence], places: int) -> Connection: ...
-
-    def begin(self, kind: int, remote_metadata: object, local_descriptors: object | None, timeout: float | None, after: Sequence[Fence]) -> Connection: ...
-
     def decline(self, remote_metadata: object, reason: str, timeout: float | None) -> Connection: ...
 
     def connect(self, remote_metadata: object, timeout: float | None) -> Connection: ...
@@ -320,3 +316,25 @@ class Connector:
 
     @property
     def closed(self) -> bool: ...
+
+def start(operation: object, connector: object, local_descriptors: object | None, after: object, *arguments) -> None:
+    """
+    Gives an operation what it is made of, and begins it: with its timeout, and for how many peers, or the peer's metadata and how to reach it.
+    """
+
+class Start(Coroutine[Any, Any, Any]):
+    """A coroutine that makes an operation."""
+
+    def __next__(self, /):
+        """Implement next(self)."""
+
+    def __init__(self, connector: object, type: type, otherwise: object, local_descriptors: object, stream: object, arguments: tuple[object, ...]) -> None: ...
+
+    def __await__(self, /):
+        """Return an iterator to be used in await expression."""
+
+    def send(self, value: object | None) -> object: ...
+
+    def throw(self, *args) -> object: ...
+
+    def close(self) -> None: ...

@@ -83,10 +83,6 @@ class AbstractOperation(ABC):
     @abstractmethod
     def __init__(self) -> None: ...
 
-    @abstractmethod
-    def _start(self, connector: AnyConnector, *arguments: Any) -> None:
-        """As `__init__`, of what has been looked at already."""
-
     @property
     def connection(self) -> Connection:
         """This operation's own connection."""

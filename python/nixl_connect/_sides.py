@@ -6,8 +6,8 @@ from abc import abstractmethod
 from functools import partial
 from typing import SupportsFloat, SupportsIndex, TypeVar
 
-from . import _asyncio, _signing, _streams
-from ._arguments import check_count, check_flag, check_timeout, core_timeout
+from . import _asyncio, _core, _signing, _streams
+from ._arguments import check_count, check_flag, check_timeout
 from ._default import Default
 from ._local import Local, LocalDescriptors, as_descriptors, check_addresses, count_of, is_large
 from ._operation import AbstractOperation, OperationKind
@@ -15,9 +15,9 @@ from ._remote import Remote
 from .connection import AnyConnector, Connection, core_of
 from .descriptor import Descriptor, DescriptorList, SerializedDescriptor
 from .errors import WaitTimeoutError
-from .metadata import NixlMetadata, RdmaMetadata, RemoteMetadata, with_connection
+from .metadata import AnyMetadata, NixlMetadata, RdmaMetadata, RemoteMetadata, with_connection
 
-__all__ = ["ActiveOperation", "PassiveOperation", "PassiveT", "prepared"]
+__all__ = ["ActiveOperation", "PassiveOperation", "PassiveT", "prepared", "received_from"]
 
 _ANY_NUMBER = 0x7FFFFFFF
 
@@ -28,6 +28,21 @@ def prepared(local_descriptors: LocalDescriptors, stream: object) -> tuple[Local
     """What an operation has of what its caller gave, and what it waits for."""
     local = as_descriptors(local_descriptors)
     return local, _streams.fences(stream, local)
+
+
+def received_from(
+    connector: AnyConnector,
+    remote_metadata: RemoteMetadata,
+    nixl_connection_metadata: NixlMetadata | None,
+    local: Local,
+) -> AnyMetadata | bytes:
+    """What a peer sent, checked as far as the core does not."""
+    auth_key = connector._auth_key
+    remote = _signing.received(auth_key, remote_metadata, count_of(local))
+    if nixl_connection_metadata is not None:
+        _signing.refuse_unsigned(auth_key, "nixl_connection_metadata")
+        remote = with_connection(remote, nixl_connection_metadata)
+    return remote
 
 
 class PassiveOperation(AbstractOperation):
@@ -51,23 +66,7 @@ class PassiveOperation(AbstractOperation):
         core_of(connection)
         local, after = prepared(local_descriptors, stream)
         self._kind = operation_kind
-        self._start(connection._connector, local, timeout, after, places)
-
-    def _start(
-        self,
-        connector: AnyConnector,
-        local: Local,
-        timeout: SupportsFloat | Default | None,
-        after: _streams.Fences,
-        places: SupportsIndex | None,
-    ) -> None:
-        """Of what has been looked at already."""
-        what = "readers" if self._kind is OperationKind.READ else "writers"
-        number = _ANY_NUMBER if places is None else check_count(places, what, 1, _ANY_NUMBER)
-        limit = core_timeout(timeout)
-        self._core = connector._core.create(self._kind, local, limit, after, number)
-        self._connector = connector
-        self._local_desc_list = local
+        _core.start(self, connection._connector, local, after, timeout, places)
 
     @property
     def readers_done(self) -> int:
@@ -216,27 +215,8 @@ class ActiveOperation(AbstractOperation):
         core_of(connection)
         local, after = prepared(local_descriptors, stream)
         self._kind = operation_kind
-        arguments = timeout, after, remote_metadata, nixl_connection_metadata
-        self._start(connection._connector, local, *arguments)
-
-    def _start(
-        self,
-        connector: AnyConnector,
-        local: Local,
-        timeout: SupportsFloat | Default | None,
-        after: _streams.Fences,
-        remote_metadata: RemoteMetadata,
-        nixl_connection_metadata: NixlMetadata | None,
-    ) -> None:
-        """Of what has been looked at already, but for the metadata."""
-        auth_key = connector._auth_key
-        remote = _signing.received(auth_key, remote_metadata, count_of(local))
-        if nixl_connection_metadata is not None:
-            _signing.refuse_unsigned(auth_key, "nixl_connection_metadata")
-            remote = with_connection(remote, nixl_connection_metadata)
-        self._core = connector._core.begin(self._kind, remote, local, core_timeout(timeout), after)
-        self._connector = connector
-        self._local_desc_list = local
+        arguments = timeout, remote_metadata, nixl_connection_metadata
+        _core.start(self, connection._connector, local, after, *arguments)
 
     @property
     def remote(self) -> Remote:

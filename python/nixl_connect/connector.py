@@ -26,6 +26,7 @@ from ._local import Local, LocalDescriptors, is_large
 from ._offload import offload
 from ._sides import PassiveT, prepared
 from ._signing import check_auth_key
+from ._streams import Fences
 from ._tracing import begin_span, tracer
 from ._worker import Worker
 from .connection import Connection
@@ -193,8 +194,8 @@ class Connector(Worker):
         TransferError
             When the memory could not be registered, NIXL is missing or the connector closed.
         """
-        local, after = prepared(local_descriptors, stream)
-        return OperationCall(self._create(ReadableOperation, local, timeout, after, readers))
+        arguments = local_descriptors, stream, (timeout, readers)
+        return OperationCall(_core.Start(self, ReadableOperation, self._create, *arguments))
 
     @coroutine_function
     def create_writable(
@@ -206,8 +207,8 @@ class Connector(Worker):
         stream: object = Default.STREAM,
     ) -> OperationCall[WritableOperation]:
         """Offer memory for a peer to write. As `create_readable`; the memory is writable."""
-        local, after = prepared(local_descriptors, stream)
-        return OperationCall(self._create(WritableOperation, local, timeout, after, writers))
+        arguments = local_descriptors, stream, (timeout, writers)
+        return OperationCall(_core.Start(self, WritableOperation, self._create, *arguments))
 
     @coroutine_function
     def begin_read(
@@ -252,10 +253,9 @@ class Connector(Worker):
         TransferError
             When NIXL is missing or the connector closed.
         """
-        local, after = prepared(local_descriptors, stream)
-        reach = nixl_connection_metadata
+        how = timeout, remote_metadata, nixl_connection_metadata
         return OperationCall(
-            self._begin(ReadOperation, local, timeout, after, remote_metadata, reach)
+            _core.Start(self, ReadOperation, self._begin, local_descriptors, stream, how)
         )
 
     @coroutine_function
@@ -269,10 +269,9 @@ class Connector(Worker):
         nixl_connection_metadata: NixlMetadata | None = None,
     ) -> OperationCall[WriteOperation]:
         """Begin to write to what a peer offers. As `begin_read`, the other way."""
-        local, after = prepared(local_descriptors, stream)
-        reach = nixl_connection_metadata
+        how = timeout, remote_metadata, nixl_connection_metadata
         return OperationCall(
-            self._begin(WriteOperation, local, timeout, after, remote_metadata, reach)
+            _core.Start(self, WriteOperation, self._begin, local_descriptors, stream, how)
         )
 
     def create_readable_blocking(
@@ -309,7 +308,7 @@ class Connector(Worker):
         """As `begin_read`, for threads without an event loop."""
         self._wait_started()
         local, after = prepared(local_descriptors, stream)
-        arguments = timeout, after, remote_metadata, nixl_connection_metadata
+        arguments = after, timeout, remote_metadata, nixl_connection_metadata
         return self._make(ReadOperation, local, *arguments)
 
     def begin_write_blocking(
@@ -324,13 +323,15 @@ class Connector(Worker):
         """As `begin_write`, for threads without an event loop."""
         self._wait_started()
         local, after = prepared(local_descriptors, stream)
-        arguments = timeout, after, remote_metadata, nixl_connection_metadata
+        arguments = after, timeout, remote_metadata, nixl_connection_metadata
         return self._make(WriteOperation, local, *arguments)
 
-    def _make(self, operation: type[OperationT], *arguments: Any) -> OperationT:
+    def _make(
+        self, operation: type[OperationT], local: Local, after: Fences, *arguments: Any
+    ) -> OperationT:
         began = 0 if self._tracer is None else time.time_ns()
         made = operation.__new__(operation)
-        made._start(self, *arguments)
+        _core.start(made, self, local, after, *arguments)
         if began:
             made._span = begin_span(self._tracer, made, began)
         return made
@@ -347,10 +348,7 @@ class Connector(Worker):
         return await offload(make, lambda made: made.__exit__(None, None, None))
 
     async def _create(self, operation: type[PassiveT], local: Local, *arguments: Any) -> PassiveT:
-        if self._core.started and not is_large(local):
-            made = self._make(operation, local, *arguments)
-        else:
-            made = await self._begin(operation, local, *arguments)
+        made = await self._begin(operation, local, *arguments)
         core = made._core
         if not core.offered:
             await _core.Wait(made, core, _core.READY)
@@ -368,7 +366,7 @@ class Connector(Worker):
     ) -> PassiveT:
         self._wait_started()
         local, after = prepared(local_descriptors, stream)
-        made = self._make(operation, local, timeout, after, places)
+        made = self._make(operation, local, after, timeout, places)
         made._core.wait(_core.READY, None)
         made._raise_failure()
         return made

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "coroutine.h"
 #include "module.h"
 
 namespace nixl_connect::python {
@@ -86,11 +87,6 @@ struct Names {
 const Names& names() {
   static const Names& made = *new Names;
   return made;
-}
-
-nb::object checked(PyObject* result) {
-  if (result == nullptr) throw nb::python_error();
-  return nb::steal(result);
 }
 
 }  // namespace
@@ -175,7 +171,7 @@ class Wait {
   Wait(const Wait&) = delete;
   Wait& operator=(const Wait&) = delete;
   ~Wait() {
-    if (state_ == State::fresh) warn_of_nobody();
+    if (state_ == State::fresh) warn_of_nobody("coroutine 'wait_for_completion'");
     stop();
   }
 
@@ -187,13 +183,9 @@ class Wait {
     }
     try {
       if (state_ == State::fresh && !begin()) return end(result);
-    } catch (nb::python_error& error) {
+    } catch (...) {
       stop();
-      error.restore();
-      return PYGEN_ERROR;
-    } catch (const std::exception& error) {
-      stop();
-      PyErr_SetString(PyExc_RuntimeError, error.what());
+      set_error_of_exception();
       return PYGEN_ERROR;
     }
     const PySendResult sent = PyIter_Send(future_.ptr(), value, result);
@@ -209,14 +201,7 @@ class Wait {
     const nb::object future = future_;
     stop();
     if (future.is_valid()) return nb::borrow(future.attr("throw")(*thrown));
-    const nb::object value =
-        nb::len(thrown) > 1 && !thrown[1].is_none() ? nb::borrow(thrown[1]) : nb::borrow(thrown[0]);
-    if (PyExceptionInstance_Check(value.ptr())) {
-      PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())), value.ptr());
-    } else {
-      PyErr_SetObject(thrown[0].ptr(), nb::len(thrown) > 1 ? value.ptr() : nullptr);
-    }
-    throw nb::python_error();
+    throw_into_nobody(thrown);
   }
 
   /// Nobody waits any more.
@@ -266,14 +251,6 @@ class Wait {
     return PYGEN_RETURN;
   }
 
-  static void warn_of_nobody() {
-    const nb::error_scope kept;
-    if (PyErr_WarnEx(PyExc_RuntimeWarning, "coroutine 'wait_for_completion' was never awaited", 1) <
-        0) {
-      PyErr_WriteUnraisable(nullptr);
-    }
-  }
-
   nb::object operation_;
   nb::object core_;
   const Connection* connection_;
@@ -285,38 +262,9 @@ class Wait {
   nb::object future_;
 };
 
-PyObject* self_of(PyObject* self) { return Py_NewRef(self); }
-
-PySendResult send(PyObject* self, PyObject* value, PyObject** result) {
-  return nb::inst_ptr<Wait>(self)->send(value, result);
-}
-
-/// As a coroutine's `send`, which ends with an exception.
-PyObject* step(PyObject* self, PyObject* value) {
-  PyObject* result = nullptr;
-  const PySendResult sent = send(self, value, &result);
-  if (sent != PYGEN_RETURN) return result;
-  Py_DECREF(result);
-  PyErr_SetNone(PyExc_StopIteration);
-  return nullptr;
-}
-
-PyObject* next(PyObject* self) { return step(self, Py_None); }
-
 template <typename T>
 const T* made(PyObject* self) {
   return nb::inst_ready(self) ? nb::inst_ptr<T>(self) : nullptr;
-}
-
-int visit_wait(PyObject* self, visitproc visit, void* arg) {
-  Py_VISIT(Py_TYPE(self));
-  const Wait* wait = made<Wait>(self);
-  return wait == nullptr ? 0 : wait->visit(visit, arg);
-}
-
-int clear_wait(PyObject* self) {
-  if (nb::inst_ready(self)) nb::inst_ptr<Wait>(self)->stop();
-  return 0;
 }
 
 int visit_bridge(PyObject* self, visitproc visit, void* arg) {
@@ -330,18 +278,16 @@ int clear_bridge(PyObject* self) {
   return 0;
 }
 
-PyType_Slot wait_slots[] = {{Py_am_await, reinterpret_cast<void*>(self_of)},
-                            {Py_am_send, reinterpret_cast<void*>(send)},
-                            {Py_tp_iternext, reinterpret_cast<void*>(next)},
-                            {Py_tp_traverse, reinterpret_cast<void*>(visit_wait)},
-                            {Py_tp_clear, reinterpret_cast<void*>(clear_wait)},
-                            {0, nullptr}};
-
 PyType_Slot bridge_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(visit_bridge)},
                               {Py_tp_clear, reinterpret_cast<void*>(clear_bridge)},
                               {0, nullptr}};
 
 }  // namespace
+
+nb::object wait_for(nb::handle operation, nb::handle core, Milestone milestone) {
+  return nb::cast(new Wait(nb::borrow(operation), nb::borrow(core), static_cast<int>(milestone)),
+                  nb::rv_policy::take_ownership);
+}
 
 void init_bridge(nb::module_& m) {
   names();
@@ -365,17 +311,11 @@ void init_bridge(nb::module_& m) {
           },
           nb::arg("token"), "Whether its future was still waited for.");
 
-  nb::class_<Wait>(m, "Wait", nb::type_slots(wait_slots),
-                   nb::sig("class Wait(collections.abc.Coroutine[typing.Any, typing.Any, None])"),
-                   "A coroutine that ends at an operation's milestone, and raises its failure.")
+  Coroutine<Wait>::define(
+      m, "Wait", "class Wait(collections.abc.Coroutine[typing.Any, typing.Any, None])",
+      "A coroutine that ends at an operation's milestone, and raises its failure.")
       .def(nb::init<nb::object, nb::object, int>(), nb::arg("operation"), nb::arg("core"),
-           nb::arg("milestone"))
-      .def(
-          "send",
-          [](nb::handle self, nb::handle value) { return checked(step(self.ptr(), value.ptr())); },
-          nb::arg("value").none())
-      .def("throw", &Wait::raise)
-      .def("close", &Wait::stop);
+           nb::arg("milestone"));
 }
 
 }  // namespace nixl_connect::python

@@ -16,20 +16,6 @@ namespace nixl_connect::python {
 
 namespace {
 
-/// Closes without keeping other Python threads from running.
-struct PythonConnector : Connector {
-  using Connector::Connector;
-  ~PythonConnector() {
-    const Unlocked unlocked;
-    close();
-  }
-};
-
-std::optional<std::chrono::nanoseconds> optional_seconds(std::optional<double> seconds) {
-  if (!seconds) return std::nullopt;
-  return from_seconds(*seconds);
-}
-
 /// Other errors are thrown by calls.
 bool can_end_operations(ErrorCode code) {
   using enum ErrorCode;
@@ -59,66 +45,10 @@ nb::dict to_dict(const OperationStats& stats) {
   return result;
 }
 
-/// What a peer sent: the core's own form as it is, and of bytes or a model one is made.
-class RemoteMetadata {
- public:
-  explicit RemoteMetadata(nb::handle remote) {
-    if (PyBytes_Check(remote.ptr())) {
-      made_ = metadata_of_bytes(nb::borrow<nb::bytes>(remote));
-    } else if (!nb::try_cast(remote, given_, false) || given_ == nullptr) {
-      made_ = metadata_of(remote);
-    }
-  }
-
-  const RdmaMetadata& operator*() const { return given_ == nullptr ? *made_ : *given_; }
-  const RdmaMetadata* operator->() const { return &**this; }
-
- private:
-  const RdmaMetadata* given_ = nullptr;
-  std::optional<RdmaMetadata> made_;
-};
-
 /// To decode.
 bool takes_long(const RdmaMetadata& metadata) {
   constexpr std::size_t kLongText = 16 * kManyDescriptors;
   return metadata.nixl_metadata.size() >= kLongText;
-}
-
-/// The operation has them then, and nobody else.
-std::vector<Fence> take(const std::vector<PythonFence*>& after) {
-  std::vector<Fence> fences;
-  for (PythonFence* fence : after) {
-    if (fence != nullptr) fences.push_back(std::move(fence->passed));
-  }
-  return fences;
-}
-
-Connection create(PythonConnector& connector, int kind, nb::handle local,
-                  std::optional<double> timeout, const std::vector<PythonFence*>& after,
-                  std::uint32_t places) {
-  release_abandoned();
-  const bool reads = static_cast<OperationKind>(kind) == OperationKind::read;
-  auto descriptors = local_descriptors(local, !reads);
-  const auto limit = optional_seconds(timeout);
-  auto waits_for = take(after);
-  const UnlockedWhen unlocked(descriptors.size() >= kManyDescriptors);
-  const auto create_it = reads ? &Connector::create_readable : &Connector::create_writable;
-  return (connector.*create_it)(std::move(descriptors), limit, std::move(waits_for), places);
-}
-
-Connection begin(PythonConnector& connector, int kind, nb::handle remote, nb::handle local,
-                 std::optional<double> timeout, const std::vector<PythonFence*>& after) {
-  release_abandoned();
-  const bool reads = static_cast<OperationKind>(kind) == OperationKind::read;
-  const RemoteMetadata received(remote);
-  const RdmaMetadata& metadata = *received;
-  auto descriptors = local_descriptors(local, reads);
-  const auto limit = optional_seconds(timeout);
-  auto waits_for = take(after);
-  const UnlockedWhen unlocked(descriptors.size() >= kManyDescriptors);
-  return reads
-             ? connector.begin_read(metadata, std::move(descriptors), limit, std::move(waits_for))
-             : connector.begin_write(std::move(descriptors), metadata, limit, std::move(waits_for));
 }
 
 }  // namespace
@@ -129,6 +59,11 @@ std::chrono::nanoseconds from_seconds(double seconds) {
   if (std::isnan(seconds)) throw nb::value_error("timeout: expected seconds, got nan");
   return std::chrono::nanoseconds(
       static_cast<std::int64_t>(std::clamp(seconds, -1.0, kLongest) * 1e9));
+}
+
+std::optional<std::chrono::nanoseconds> optional_seconds(std::optional<double> seconds) {
+  if (!seconds) return std::nullopt;
+  return from_seconds(*seconds);
 }
 
 void init_connector(nb::module_& m) {
@@ -180,10 +115,6 @@ void init_connector(nb::module_& m) {
              connector.wait_started([&] { return unlocked.signalled(); });
            })
       .def_prop_ro("started", &PythonConnector::started)
-      .def("create", &create, nb::arg("kind"), nb::arg("local_descriptors").none(),
-           nb::arg("timeout").none(), nb::arg("after"), nb::arg("places"))
-      .def("begin", &begin, nb::arg("kind"), nb::arg("remote_metadata"),
-           nb::arg("local_descriptors").none(), nb::arg("timeout").none(), nb::arg("after"))
       .def(
           "decline",
           [](PythonConnector& connector, nb::handle remote, std::string reason,

@@ -17,6 +17,7 @@ NB_MODULE(_core_of_one_interpreter, m) {
   init_connection(m);
   init_bridge(m);
   init_connector(m);
+  init_start(m);
 }
 
 /// A second interpreter's module would take the place of the first one's types, before nanobind

@@ -17,6 +17,9 @@ namespace nb = nanobind;
 /// The name of the package that the errors and the connector are defined in.
 inline constexpr const char* kErrorsModule = "nixl_connect.errors";
 
+/// In a `catch`: the exception becomes Python's error, as at the end of a bound function.
+void set_error_of_exception();
+
 void init_bridge(nb::module_& m);
 void init_completion(nb::module_& m);
 void init_connection(nb::module_& m);
@@ -26,6 +29,7 @@ void init_errors(nb::module_& m);
 void init_fence(nb::module_& m);
 void init_inspect(nb::module_& m);
 void init_metadata(nb::module_& m);
+void init_start(nb::module_& m);
 
 /// The Python object, kept alive for as long as the result or a copy of it lives. The last
 /// copy may go on any thread, one that knows nothing of Python too: the object is then
@@ -148,7 +152,39 @@ struct PythonFence {
   Fence passed;
 };
 
+/// Closes without keeping other Python threads from running.
+struct PythonConnector : Connector {
+  using Connector::Connector;
+  ~PythonConnector() {
+    const Unlocked unlocked;
+    close();
+  }
+};
+
+/// What a peer sent: the core's own form as it is, and of bytes or a model one is made.
+class RemoteMetadata {
+ public:
+  explicit RemoteMetadata(nb::handle remote) {
+    if (PyBytes_Check(remote.ptr())) {
+      made_ = metadata_of_bytes(nb::borrow<nb::bytes>(remote));
+    } else if (!nb::try_cast(remote, given_, false) || given_ == nullptr) {
+      made_ = metadata_of(remote);
+    }
+  }
+
+  const RdmaMetadata& operator*() const { return given_ == nullptr ? *made_ : *given_; }
+  const RdmaMetadata* operator->() const { return &**this; }
+
+ private:
+  const RdmaMetadata* given_ = nullptr;
+  std::optional<RdmaMetadata> made_;
+};
+
+/// A coroutine that ends at an operation's milestone. Of the operation and its core.
+nb::object wait_for(nb::handle operation, nb::handle core, Milestone milestone);
+
 /// Seconds to the core's unit.
 std::chrono::nanoseconds from_seconds(double seconds);
+std::optional<std::chrono::nanoseconds> optional_seconds(std::optional<double> seconds);
 
 }  // namespace nixl_connect::python
