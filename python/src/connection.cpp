@@ -85,7 +85,7 @@ void init_connection(nb::module_& m) {
             const std::string bytes = [&] {
               const UnlockedWhen unlocked(count >= kManyDescriptors ||
                                           !c.reached(Milestone::ready));
-              return to_bytes(c.draft());
+              return c.draft_bytes();
             }();
             return nb::bytes(bytes.data(), bytes.size());
           },

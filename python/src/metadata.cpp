@@ -92,7 +92,6 @@ RdmaMetadata metadata_of(nb::handle model) {
 }
 
 RdmaMetadata metadata_of_bytes(const nb::bytes& bytes) {
-  constexpr std::size_t kManyBytes = 4096;
   const UnlockedWhen unlocked(bytes.size() >= kManyBytes);
   return metadata_from_bytes({bytes.c_str(), bytes.size()});
 }

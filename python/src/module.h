@@ -76,6 +76,8 @@ void let_others_run();
 /// From so many pieces of memory on, work on them would keep other Python threads, and so an event
 /// loop, from running for longer than they should have to wait.
 inline constexpr std::size_t kManyDescriptors = 4096;
+/// And from so many bytes of metadata on.
+inline constexpr std::size_t kManyBytes = 4096;
 
 /// As `Unlocked` when there is much to do, and as `Deferred` when it is done at once.
 class UnlockedWhen {

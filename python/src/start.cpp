@@ -100,16 +100,17 @@ struct Making {
     return nb::cast<int>(kind) == static_cast<int>(OperationKind::read);
   }
 
-  /// `begin` makes the core's connection of the core's connector, descriptors and fences.
+  /// `begin` makes the core's connection of the core's connector, descriptors and fences; other
+  /// Python threads run meanwhile when that is much to do, for many descriptors or else.
   template <typename Begin>
-  nb::object make(bool is_written, Begin begin) const {
+  nb::object make(bool is_written, bool much, Begin begin) const {
     const nb::object core = attribute(connector, names().core);
     auto& its = nb::cast<PythonConnector&>(core);
     release_abandoned();
     auto descriptors = local_descriptors(local, is_written);
     auto waits_for = take(after);
     auto begun = [&] {
-      const UnlockedWhen unlocked(descriptors.size() >= kManyDescriptors);
+      const UnlockedWhen unlocked(much || descriptors.size() >= kManyDescriptors);
       return begin(its, std::move(descriptors), std::move(waits_for));
     }();
     nb::object made = nb::cast(std::move(begun));
@@ -125,8 +126,19 @@ nb::object start_passive(const Making& making, nb::handle timeout, nb::handle pl
   const auto limit = limit_of(timeout);
   const std::uint32_t number = places_of(places, reads);
   const auto create = reads ? &Connector::create_readable : &Connector::create_writable;
-  return making.make(!reads, [&](Connector& connector, auto descriptors, auto after) {
+  return making.make(!reads, false, [&](Connector& connector, auto descriptors, auto after) {
     return (connector.*create)(std::move(descriptors), limit, std::move(after), number);
+  });
+}
+
+/// Of metadata, or its bytes.
+template <typename Remote>
+nb::object begin_active(const Making& making, bool reads,
+                        std::optional<std::chrono::nanoseconds> limit, const Remote& remote,
+                        bool much) {
+  return making.make(reads, much, [&](Connector& connector, auto descriptors, auto after) {
+    return reads ? connector.begin_read(remote, std::move(descriptors), limit, std::move(after))
+                 : connector.begin_write(std::move(descriptors), remote, limit, std::move(after));
   });
 }
 
@@ -141,12 +153,13 @@ nb::object start_active(const Making& making, nb::handle timeout, nb::handle rem
     received = function("nixl_connect._sides", "received_from")(making.connector, remote, reach,
                                                                 making.local);
   }
+  if (PyBytes_Check(received.ptr())) {
+    const auto bytes = nb::borrow<nb::bytes>(received);
+    const std::string_view all(bytes.c_str(), bytes.size());
+    return begin_active(making, reads, limit, all, bytes.size() >= kManyBytes);
+  }
   const RemoteMetadata metadata(received);
-  return making.make(reads, [&](Connector& connector, auto descriptors, auto after) {
-    return reads
-               ? connector.begin_read(*metadata, std::move(descriptors), limit, std::move(after))
-               : connector.begin_write(std::move(descriptors), *metadata, limit, std::move(after));
-  });
+  return begin_active(making, reads, limit, *metadata, false);
 }
 
 /// Its arguments are the timeout and, of a passive operation, for how many peers; of an active one

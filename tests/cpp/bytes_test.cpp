@@ -1,9 +1,12 @@
+#include "wire/bytes.h"
+
 #include <gtest/gtest.h>
 
 #include <random>
 
 #include "nixl_connect/metadata.h"
 #include "rejection.h"
+#include "wire/metadata_text.h"
 
 namespace nixl_connect {
 namespace {
@@ -55,6 +58,25 @@ TEST(Bytes, AreWhatOtherVersionsRead) {
             "\x04"                     // descriptors
             "\x1e\xd0\x0f\xac\x02\xd0\x0f"
             "\x0b\x02\x01\xc7\x01\x01"s);
+}
+
+TEST(Bytes, AreTheSameOfAStream) {
+  const RdmaMetadata metadata = bytes_sample();
+  const std::string stream = stream_of(metadata.nixl_metadata);
+  EXPECT_EQ(to_bytes(metadata, stream), to_bytes(metadata));
+  const std::string bytes = to_bytes(metadata);
+  std::string_view found;
+  RdmaMetadata read = metadata_from_bytes(bytes, found);
+  EXPECT_EQ(found, stream);
+  EXPECT_EQ(read.nixl_metadata, "");
+  read.nixl_metadata = metadata.nixl_metadata;
+  EXPECT_EQ(to_json(read), to_json(metadata));
+  // What is no encoding of bytes is there as it is.
+  read.nixl_metadata = "no stream";
+  const std::string of_text = to_bytes(read);
+  found = {};
+  EXPECT_EQ(metadata_from_bytes(of_text, found).nixl_metadata, "no stream");
+  EXPECT_TRUE(found.empty());
 }
 
 TEST(Bytes, RoundTrip) {

@@ -60,6 +60,28 @@ TEST_F(ConnectorTest, ReadsAndWrites) {
   }
 }
 
+TEST_F(ConnectorTest, BytesServeAsMetadata) {
+  const Buffer source(10'000, 7);
+  const Buffer target(10'000);
+  const auto offer = left.create_readable({source.descriptor()});
+  const std::string bytes = offer.metadata_bytes();
+  EXPECT_EQ(bytes, to_bytes(offer.metadata()));
+  EXPECT_EQ(bytes, offer.draft_bytes());
+  const auto read = right.begin_read(bytes, {target.descriptor()});
+  ASSERT_TRUE(read.wait(seconds(30)));
+  ASSERT_TRUE(offer.wait(seconds(30)));
+  EXPECT_TRUE(source == target);
+
+  const Buffer back(10'000);
+  const auto wanted = left.create_writable({back.descriptor()});
+  const auto write = right.begin_write({target.descriptor()}, wanted.metadata_bytes());
+  ASSERT_TRUE(write.wait(seconds(30)));
+  ASSERT_TRUE(wanted.wait(seconds(30)));
+  EXPECT_TRUE(source == back);
+  EXPECT_THROW(right.begin_read("no metadata", {target.descriptor()}), Error);
+  EXPECT_THROW(right.begin_read(bytes.substr(0, 40), {target.descriptor()}), Error);
+}
+
 /// Two connectors that share large operations out.
 class Copiers : public ::testing::Test {
  protected:

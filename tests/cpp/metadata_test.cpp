@@ -2,8 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
+#include <thread>
+#include <vector>
+
 #include "rejection.h"
+#include "wire/inflate.h"
 #include "wire/metadata_encoder.h"
+#include "wire/metadata_text.h"
 
 namespace nixl_connect {
 namespace {
@@ -35,6 +41,68 @@ TEST(MetadataEncoder, WritesWhatAnyPeerReads) {
     }
     for (int i = 0; i < 7; ++i) prefix += static_cast<char>((size + i) * 31 % 256);
   }
+}
+
+TEST(MetadataEncoder, TheTextIsOfTheStream) {
+  const MetadataEncoder encoder("begins like this");
+  for (const std::size_t more : {0u, 1u, 2u, 1024u, 1025u, 100'000u}) {
+    const std::string blob = "begins like this" + std::string(more, 'x');
+    const std::string stream = encoder.stream(blob);
+    EXPECT_EQ(text_of(stream, MetadataEncoding::base64), encoder.encode(blob));
+    EXPECT_EQ(inflate_all(stream), blob);
+  }
+}
+
+/// What a thread makes of a stream that has seen no other; nothing for none.
+std::optional<std::string> inflated_afresh(const std::string& stream) {
+  std::optional<std::string> bytes;
+  std::thread([&] {
+    try {
+      bytes = inflate_all(stream);
+    } catch (const Error&) {
+    }
+  }).join();
+  return bytes;
+}
+
+TEST(Inflate, KnowsPrefixesOfMorePeersThanItRemembers) {
+  std::vector<MetadataEncoder> peers;
+  for (int i = 0; i < 20; ++i) {
+    peers.emplace_back("peer " + std::to_string(i) + std::string(static_cast<std::size_t>(i), 'x'));
+  }
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 20; ++i) {
+      for (int more = 0; more < 3; ++more) {
+        const std::string blob = "peer " + std::to_string(i) +
+                                 std::string(static_cast<std::size_t>(i), 'x') +
+                                 std::string(static_cast<std::size_t>(30 * more + round), 'y');
+        ASSERT_EQ(inflate_all(peers[static_cast<std::size_t>(i)].stream(blob)), blob);
+      }
+    }
+  }
+}
+
+TEST(Inflate, WhatIsDamagedIsTakenAsByWhoKnowsNoPrefix) {
+  const std::string prefix = "an agent, and how it is reached: 192.0.2.1, 192.0.2.2";
+  const MetadataEncoder encoder(prefix);
+  const std::string stream = encoder.stream(prefix + "a region and its key");
+  inflate_all(stream);
+  for (std::size_t i = 0; i < stream.size(); ++i) {
+    for (const int change : {1, 0x80, 0xff}) {
+      std::string damaged = stream;
+      damaged[i] = static_cast<char>(damaged[i] ^ change);
+      std::optional<std::string> here;
+      try {
+        here = inflate_all(damaged);
+      } catch (const Error&) {
+      }
+      ASSERT_EQ(here, inflated_afresh(damaged)) << i << " " << change;
+    }
+    // And cut short, and gone on.
+    EXPECT_THROW(inflate_all(stream.substr(0, i)), Error);
+  }
+  EXPECT_THROW(inflate_all(stream + "x"), Error);
+  EXPECT_EQ(inflate_all(stream), prefix + "a region and its key");
 }
 
 TEST(MetadataEncoder, EncodesAnyBlob) {

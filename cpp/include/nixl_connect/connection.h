@@ -83,8 +83,12 @@ class NIXL_CONNECT_API Connection {
   /// The same ahead of time: to make it takes a while when there are very many pieces. It is not to
   /// be sent before `share`.
   RdmaMetadata draft(MetadataEncoding encoding = MetadataEncoding::base64) const;
-  /// A peer may have the metadata from now on, which the other two calls for it imply. Throws as
-  /// they do.
+  /// What `to_bytes` makes of `metadata`, in fewer steps. Throws as that does.
+  std::string metadata_bytes() const;
+  /// And of `draft`.
+  std::string draft_bytes() const;
+  /// A peer may have the metadata from now on, which all calls for it but the drafts imply. Throws
+  /// as they do.
   void share() const;
   /// The metadata's field of that name alone.
   std::string nixl_metadata(MetadataEncoding encoding = MetadataEncoding::base64) const;

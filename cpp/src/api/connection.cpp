@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/engine.h"
+#include "wire/bytes.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -28,6 +29,13 @@ void throw_unless_complete(const Operation& operation) {
   if (operation.progress.status() == OperationStatus::complete) return;
   throw_failure(operation.progress);
   throw Error(ErrorCode::cancelled, operation.request.describe() + ": was cancelled");
+}
+
+/// Where a draft comes from. Waits until it can be had.
+const Progress& drafted(const Connection& connection, const Operation& operation) {
+  wait_ready(connection, operation);
+  if (operation.progress.ended()) throw_unless_complete(operation);
+  return operation.progress;
 }
 
 }  // namespace
@@ -86,9 +94,7 @@ std::string Connection::nixl_metadata(MetadataEncoding encoding) const {
 }
 
 RdmaMetadata Connection::draft(MetadataEncoding encoding) const {
-  wait_ready(*this, *operation_);
-  const Progress& progress = operation_->progress;
-  if (progress.ended()) throw_unless_complete(*operation_);
+  const Progress& progress = drafted(*this, *operation_);
   const Request& request = operation_->request;
   return {request.offered, progress.nixl_metadata(encoding), request.key, request.kind};
 }
@@ -96,6 +102,18 @@ RdmaMetadata Connection::draft(MetadataEncoding encoding) const {
 RdmaMetadata Connection::metadata(MetadataEncoding encoding) const {
   share();
   return draft(encoding);
+}
+
+std::string Connection::draft_bytes() const {
+  const Progress& progress = drafted(*this, *operation_);
+  const Request& request = operation_->request;
+  return to_bytes(RdmaMetadata{request.offered, {}, request.key, request.kind},
+                  progress.nixl_stream());
+}
+
+std::string Connection::metadata_bytes() const {
+  share();
+  return draft_bytes();
 }
 
 bool Connection::wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout) const {

@@ -11,6 +11,8 @@
 #include "engine/interrupt.h"
 #include "engine/parts.h"
 #include "wire/blob.h"
+#include "wire/bytes.h"
+#include "wire/inflate.h"
 #include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -118,13 +120,17 @@ struct Connector::Impl {
     return {std::move(operation), std::move(its_engine)};
   }
 
-  Connection begin(OperationKind kind, const RdmaMetadata& remote, std::vector<Descriptor> local,
-                   std::optional<std::chrono::nanoseconds> timeout, std::vector<Fence> after) {
+  /// The metadata's zlib stream is apart where it came as bytes.
+  Connection begin(OperationKind kind, const RdmaMetadata& remote, std::string_view stream,
+                   std::vector<Descriptor> local, std::optional<std::chrono::nanoseconds> timeout,
+                   std::vector<Fence> after) {
     check_for(kind, remote, local.size());
     auto its_engine = engine;
     Request request = make_request(kind, local, timeout);
-    auto offer = RemoteOffer::resolve(Blob::parse(decode_nixl_metadata(remote.nixl_metadata)),
-                                      its_engine->options().backend, remote_regions(remote));
+    auto blob = Blob::parse(stream.empty() ? decode_nixl_metadata(remote.nixl_metadata)
+                                           : inflate_all(stream));
+    auto offer = RemoteOffer::resolve(std::move(blob), its_engine->options().backend,
+                                      remote_regions(remote));
     check_sizes(offer.regions, local);
     const bool to_host = all_on_host(offer.regions);
     request.remote_name = offer.blob->agent();
@@ -278,13 +284,32 @@ Connection Connector::create_writable(std::vector<Descriptor> local,
 Connection Connector::begin_read(const RdmaMetadata& remote, std::vector<Descriptor> local,
                                  std::optional<std::chrono::nanoseconds> timeout,
                                  std::vector<Fence> after) {
-  return impl_->begin(OperationKind::read, remote, std::move(local), timeout, std::move(after));
+  return impl_->begin(OperationKind::read, remote, {}, std::move(local), timeout, std::move(after));
+}
+
+Connection Connector::begin_read(std::string_view remote, std::vector<Descriptor> local,
+                                 std::optional<std::chrono::nanoseconds> timeout,
+                                 std::vector<Fence> after) {
+  std::string_view stream;
+  const RdmaMetadata rest = metadata_from_bytes(remote, stream);
+  return impl_->begin(OperationKind::read, rest, stream, std::move(local), timeout,
+                      std::move(after));
 }
 
 Connection Connector::begin_write(std::vector<Descriptor> local, const RdmaMetadata& remote,
                                   std::optional<std::chrono::nanoseconds> timeout,
                                   std::vector<Fence> after) {
-  return impl_->begin(OperationKind::write, remote, std::move(local), timeout, std::move(after));
+  return impl_->begin(OperationKind::write, remote, {}, std::move(local), timeout,
+                      std::move(after));
+}
+
+Connection Connector::begin_write(std::vector<Descriptor> local, std::string_view remote,
+                                  std::optional<std::chrono::nanoseconds> timeout,
+                                  std::vector<Fence> after) {
+  std::string_view stream;
+  const RdmaMetadata rest = metadata_from_bytes(remote, stream);
+  return impl_->begin(OperationKind::write, rest, stream, std::move(local), timeout,
+                      std::move(after));
 }
 
 Connection Connector::decline(const RdmaMetadata& remote, std::string reason,

@@ -35,16 +35,20 @@ bool Progress::metadata_taken() const {
 }
 
 std::string Progress::nixl_metadata(MetadataEncoding encoding) const {
-  std::shared_ptr<const std::string> blob;
-  std::shared_ptr<const MetadataEncoder> encoder;
-  {
-    const std::lock_guard lock(mutex_);
-    blob = nixl_blob_;
-    encoder = encoder_;
-  }
-  // Of many regions that takes a while, in which others ask how far the operation is.
+  const auto [blob, encoder] = offered();
   return encoding == MetadataEncoding::base64 ? encoder->encode(*blob)
                                               : encode_nixl_metadata(*blob, encoding);
+}
+
+std::string Progress::nixl_stream() const {
+  const auto [blob, encoder] = offered();
+  return encoder->stream(*blob);
+}
+
+Progress::Offered Progress::offered() const {
+  // Of many regions encoding takes a while, in which others ask how far the operation is.
+  const std::lock_guard lock(mutex_);
+  return {nixl_blob_, encoder_};
 }
 
 void Progress::make_ready(std::string nixl_blob, std::shared_ptr<const MetadataEncoder> encoder) {

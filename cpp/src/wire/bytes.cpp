@@ -16,6 +16,8 @@
 //   stride         with 4: a difference; of two pieces or more only
 //
 // What does not follow is as it was in the run before; at first the host, and 0.
+#include "wire/bytes.h"
+
 #include <algorithm>
 #include <limits>
 
@@ -69,22 +71,24 @@ class Writer {
   std::string bytes_;
 };
 
+void write_stream(Writer& writer, Form form, std::string_view stream) {
+  writer.byte(static_cast<std::uint8_t>(form));
+  writer.text(stream);
+}
+
 void write_nixl_metadata(Writer& writer, const std::string& text) {
   const auto encoding = text.starts_with("b64:") ? MetadataEncoding::base64 : MetadataEncoding::hex;
   try {
     const std::string stream = stream_of(text);
     // Digits may have been capitals.
     if (text_of(stream, encoding) == text) {
-      writer.byte(static_cast<std::uint8_t>(encoding == MetadataEncoding::base64 ? Form::base64
-                                                                                 : Form::hex));
-      writer.text(stream);
+      write_stream(writer, encoding == MetadataEncoding::base64 ? Form::base64 : Form::hex, stream);
       return;
     }
   } catch (const Error&) {
     // Whoever begins with it says what is wrong.
   }
-  writer.byte(static_cast<std::uint8_t>(Form::text));
-  writer.text(text);
+  write_stream(writer, Form::text, text);
 }
 
 /// How many of the descriptors from the first on are a run.
@@ -192,11 +196,13 @@ class Reader {
   std::size_t offset_ = 0;
 };
 
-std::string read_nixl_metadata(Reader& reader) {
+/// The text, or what it is of: then `stream`.
+std::string read_nixl_metadata(Reader& reader, Form& form, std::string_view& stream) {
   constexpr const char* kWhat = "NIXL metadata";
-  switch (static_cast<Form>(reader.byte())) {
-    case Form::base64: return text_of(reader.text(kWhat), MetadataEncoding::base64);
-    case Form::hex: return text_of(reader.text(kWhat), MetadataEncoding::hex);
+  form = static_cast<Form>(reader.byte());
+  switch (form) {
+    case Form::base64:
+    case Form::hex: stream = reader.text(kWhat); return {};
     case Form::text: return reader.utf8(kWhat);
   }
   reader.reject("unknown form of NIXL metadata");
@@ -241,9 +247,9 @@ std::vector<RemoteDescriptor> read_descriptors(Reader& reader) {
   return descriptors;
 }
 
-}  // namespace
-
-std::string to_bytes(const RdmaMetadata& metadata) {
+/// Writes all but the NIXL metadata, which `write` does in its place.
+template <typename Write>
+std::string write_all(const RdmaMetadata& metadata, Write write) {
   if (metadata.descriptors.size() > kMaxDescriptors) {
     throw Error(ErrorCode::invalid_argument, "metadata.descriptors: expected at most " +
                                                  std::to_string(kMaxDescriptors) + ", got " +
@@ -254,12 +260,12 @@ std::string to_bytes(const RdmaMetadata& metadata) {
   writer.byte(kVersion);
   writer.byte(static_cast<std::uint8_t>(metadata.operation_kind));
   writer.text(metadata.notification_key);
-  write_nixl_metadata(writer, metadata.nixl_metadata);
+  write(writer);
   write_descriptors(writer, metadata.descriptors);
   return std::move(writer).bytes();
 }
 
-RdmaMetadata metadata_from_bytes(std::string_view bytes) {
+RdmaMetadata read_all(std::string_view bytes, Form& form, std::string_view& stream) {
   Reader reader(bytes);
   reader.magic();
   RdmaMetadata metadata;
@@ -269,10 +275,38 @@ RdmaMetadata metadata_from_bytes(std::string_view bytes) {
   }
   metadata.operation_kind = static_cast<OperationKind>(kind);
   metadata.notification_key = reader.utf8("a notification key");
-  metadata.nixl_metadata = read_nixl_metadata(reader);
+  metadata.nixl_metadata = read_nixl_metadata(reader, form, stream);
   metadata.descriptors = read_descriptors(reader);
   reader.end();
   return metadata;
+}
+
+}  // namespace
+
+std::string to_bytes(const RdmaMetadata& metadata) {
+  return write_all(metadata,
+                   [&](Writer& writer) { write_nixl_metadata(writer, metadata.nixl_metadata); });
+}
+
+std::string to_bytes(const RdmaMetadata& metadata, std::string_view stream) {
+  return write_all(metadata, [&](Writer& writer) { write_stream(writer, Form::base64, stream); });
+}
+
+RdmaMetadata metadata_from_bytes(std::string_view bytes) {
+  Form form{};
+  std::string_view stream;
+  RdmaMetadata metadata = read_all(bytes, form, stream);
+  if (form != Form::text) {
+    const bool hex = form == Form::hex;
+    metadata.nixl_metadata =
+        text_of(stream, hex ? MetadataEncoding::hex : MetadataEncoding::base64);
+  }
+  return metadata;
+}
+
+RdmaMetadata metadata_from_bytes(std::string_view bytes, std::string_view& stream) {
+  Form form{};
+  return read_all(bytes, form, stream);
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -4,12 +4,12 @@
 
 #include <array>
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
-#include <utility>
+#include <new>
 
 #include "nixl_connect/error.h"
 #include "wire/hex.h"
+#include "wire/inflate.h"
 #include "wire/metadata_encoder.h"
 #include "wire/metadata_text.h"
 
@@ -87,6 +87,18 @@ uLong checksum(uLong before, std::string_view bytes) {
                  static_cast<uInt>(bytes.size()));
 }
 
+std::string deflate_all(std::string_view blob) {
+  uLongf size = compressBound(static_cast<uLong>(blob.size()));
+  std::string compressed(size, '\0');
+  if (compress2(reinterpret_cast<Bytef*>(compressed.data()), &size,
+                reinterpret_cast<const Bytef*>(blob.data()), static_cast<uLong>(blob.size()),
+                kCompressionLevel) != Z_OK) {
+    throw std::bad_alloc();
+  }
+  compressed.resize(size);
+  return compressed;
+}
+
 std::string from_base64(std::string_view text) {
   if (text.size() % 4 != 0) reject("not base64: its length is no multiple of 4");
   std::size_t padding = 0;
@@ -138,79 +150,10 @@ std::string from_hex(std::string_view text) {
   return bytes;
 }
 
-/// Memory for zlib's state, which is allocated and freed for each message: on the stack, if it
-/// fits.
-class InflateMemory {
- public:
-  static voidpf allocate(voidpf memory, uInt items, uInt size) {
-    auto& self = *static_cast<InflateMemory*>(memory);
-    const std::size_t wanted = (std::size_t{items} * size + kAlignment - 1) & ~(kAlignment - 1);
-    if (wanted > self.room_.size() - self.used_) return std::malloc(wanted);
-    return self.room_.data() + std::exchange(self.used_, self.used_ + wanted);
-  }
-  static void release(voidpf memory, voidpf address) {
-    auto& self = *static_cast<InflateMemory*>(memory);
-    const auto begin = reinterpret_cast<std::uintptr_t>(self.room_.data());
-    if (reinterpret_cast<std::uintptr_t>(address) - begin >= self.room_.size()) std::free(address);
-  }
-
- private:
-  static constexpr std::size_t kAlignment = alignof(std::max_align_t);
-
-  alignas(kAlignment) std::array<char, 16 << 10> room_;
-  std::size_t used_ = 0;
-};
-
-std::string inflate_all(std::string_view compressed) {
-  InflateMemory memory;
-  z_stream stream{};
-  stream.zalloc = &InflateMemory::allocate;
-  stream.zfree = &InflateMemory::release;
-  stream.opaque = &memory;
-  if (inflateInit(&stream) != Z_OK) throw std::bad_alloc();
-  const std::unique_ptr<z_stream, int (*)(z_stream*)> owner(&stream, &inflateEnd);
-  // zlib's interface is older than const.
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(compressed.data()));
-  stream.avail_in = static_cast<uInt>(compressed.size());
-
-  std::string bytes;
-  std::size_t capacity = std::max<std::size_t>(1024, compressed.size() * 2);
-  while (true) {
-    const std::size_t size = bytes.size();
-    capacity = std::min(capacity, kMaxBlobSize + 1);
-    bytes.resize(capacity);
-    stream.next_out = reinterpret_cast<Bytef*>(bytes.data() + size);
-    stream.avail_out = static_cast<uInt>(capacity - size);
-    // As if this were all: then what has been written is not copied for what may follow.
-    const int result = inflate(&stream, Z_FINISH);
-    bytes.resize(capacity - stream.avail_out);
-    if (result == Z_STREAM_END) break;
-    if (bytes.size() > kMaxBlobSize) {
-      reject("decompresses to more than " + std::to_string(kMaxBlobSize) + " bytes");
-    }
-    if (result != Z_OK && result != Z_BUF_ERROR) reject("not a zlib stream");
-    if (stream.avail_out != 0) reject("truncated zlib stream");
-    capacity *= 4;
-  }
-  if (bytes.size() > kMaxBlobSize) {
-    reject("decompresses to more than " + std::to_string(kMaxBlobSize) + " bytes");
-  }
-  if (stream.avail_in != 0) reject("bytes after the end of its zlib stream");
-  return bytes;
-}
-
 }  // namespace
 
 std::string encode_nixl_metadata(std::string_view blob, MetadataEncoding encoding) {
-  uLongf size = compressBound(static_cast<uLong>(blob.size()));
-  std::string compressed(size, '\0');
-  if (compress2(reinterpret_cast<Bytef*>(compressed.data()), &size,
-                reinterpret_cast<const Bytef*>(blob.data()), static_cast<uLong>(blob.size()),
-                kCompressionLevel) != Z_OK) {
-    throw std::bad_alloc();
-  }
-  compressed.resize(size);
-  return text_of(compressed, encoding);
+  return text_of(deflate_all(blob), encoding);
 }
 
 MetadataEncoder::MetadataEncoder(std::string_view prefix)
@@ -218,34 +161,43 @@ MetadataEncoder::MetadataEncoder(std::string_view prefix)
   z_stream stream{};
   if (deflateInit(&stream, Z_BEST_COMPRESSION) != Z_OK) throw std::bad_alloc();
   const std::unique_ptr<z_stream, int (*)(z_stream*)> owner(&stream, &deflateEnd);
-  std::string compressed(compressBound(static_cast<uLong>(prefix.size())) + 16, '\0');
+  compressed_.resize(compressBound(static_cast<uLong>(prefix.size())) + 16);
   stream.next_in = reinterpret_cast<Bytef*>(prefix_.data());
   stream.avail_in = static_cast<uInt>(prefix.size());
-  stream.next_out = reinterpret_cast<Bytef*>(compressed.data());
-  stream.avail_out = static_cast<uInt>(compressed.size());
+  stream.next_out = reinterpret_cast<Bytef*>(compressed_.data());
+  stream.avail_out = static_cast<uInt>(compressed_.size());
   // Ends at a byte's end; what follows refers to nothing before it.
   deflate(&stream, Z_FULL_FLUSH);
-  compressed.resize(compressed.size() - stream.avail_out);
+  compressed_.resize(compressed_.size() - stream.avail_out);
   // What is encoded after it begins at a digit's beginning.
-  while (compressed.size() % 3 != 0) append_stored(compressed, {}, false);
-  text_ = to_base64(compressed);
+  while (compressed_.size() % 3 != 0) append_stored(compressed_, {}, false);
+  text_ = to_base64(compressed_);
 }
 
-std::string MetadataEncoder::encode(std::string_view blob) const {
+std::optional<std::string> MetadataEncoder::tail_of(std::string_view blob) const {
   constexpr std::size_t kFewBytes = 1024;
   const std::string_view rest = blob.substr(std::min(prefix_.size(), blob.size()));
-  if (!blob.starts_with(prefix_) || rest.size() > kFewBytes) {
-    return encode_nixl_metadata(blob, MetadataEncoding::base64);
-  }
+  if (!blob.starts_with(prefix_) || rest.size() > kFewBytes) return std::nullopt;
   std::string tail;
   tail.reserve(rest.size() + 9);
   append_stored(tail, rest, true);
   const uLong sum = checksum(checksum_, rest);
   for (int shift = 24; shift >= 0; shift -= 8) tail += static_cast<char>(sum >> shift & 0xff);
+  return tail;
+}
+
+std::string MetadataEncoder::stream(std::string_view blob) const {
+  const auto tail = tail_of(blob);
+  return tail ? compressed_ + *tail : deflate_all(blob);
+}
+
+std::string MetadataEncoder::encode(std::string_view blob) const {
+  const auto tail = tail_of(blob);
+  if (!tail) return encode_nixl_metadata(blob, MetadataEncoding::base64);
   std::string text;
-  text.reserve(text_.size() + (tail.size() + 2) / 3 * 4);
+  text.reserve(text_.size() + (tail->size() + 2) / 3 * 4);
   text = text_;
-  append_base64(text, tail);
+  append_base64(text, *tail);
   return text;
 }
 

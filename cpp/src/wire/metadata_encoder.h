@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -19,10 +20,16 @@ class MetadataEncoder {
 
   /// The text of a blob, in base64; of any blob, if at full cost.
   std::string encode(std::string_view blob) const;
+  /// The same before it becomes text.
+  std::string stream(std::string_view blob) const;
 
  private:
+  /// What follows the compressed prefix; nothing for a blob that is not of few bytes after it.
+  std::optional<std::string> tail_of(std::string_view blob) const;
+
   std::string prefix_;
   unsigned long checksum_;
+  std::string compressed_;
   /// The compressed prefix, as text.
   std::string text_;
 };
