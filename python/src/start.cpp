@@ -188,15 +188,17 @@ class Start {
         local_(std::move(local)),
         arguments_(std::move(arguments)) {
     const LocalDescriptor* one = nullptr;
-    is_quick_ = stream.is(names().default_stream) && nb::try_cast(local_, one, false) &&
-                one != nullptr && one->memory.device.kind == DeviceKind::host;
-    if (is_quick_) {
+    const bool waits_for_nothing = stream.is(names().default_stream) &&
+                                   nb::try_cast(local_, one, false) && one != nullptr &&
+                                   one->memory.device.kind == DeviceKind::host;
+    if (waits_for_nothing) {
       after_ = nb::tuple();
     } else {
       // What the streams have been given so far is what they have at this call.
       const nb::object prepared = function("nixl_connect._sides", "prepared")(local_, stream);
       local_ = prepared[0];
       after_ = prepared[1];
+      is_large_ = !nb::isinstance<LocalDescriptor>(local_) && nb::len(local_) >= kManyDescriptors;
     }
   }
   Start(const Start&) = delete;
@@ -273,7 +275,7 @@ class Start {
   /// Returns whether there is something to wait for.
   bool begin() {
     state_ = State::waiting;
-    if (!is_quick_ || !nb::cast<PythonConnector&>(attribute(connector_, names().core)).started() ||
+    if (is_large_ || !nb::cast<PythonConnector&>(attribute(connector_, names().core)).started() ||
         !attribute(connector_, names().tracer).is_none()) {
       awaited_ = otherwise_(type_, local_, after_, *arguments_);
       return true;
@@ -302,7 +304,7 @@ class Start {
   nb::object local_;
   nb::object after_;
   nb::tuple arguments_;
-  bool is_quick_;
+  bool is_large_ = false;
   State state_ = State::fresh;
   nb::object operation_;
   nb::object awaited_;
