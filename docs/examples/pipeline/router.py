@@ -29,18 +29,27 @@ class Worker:
     requests: int = 0
     in_flight: int = 0
     failures: int = 0
+    late: int = 0
+    """How many calls in a row it has not answered in time."""
     lost: bool = False
 
     async def call(self, method: str, **arguments: Any) -> Any:
         try:
-            return await asyncio.wait_for(self.send(method, **arguments), PATIENCE)
+            answer = await asyncio.wait_for(self.send(method, **arguments), PATIENCE)
         except PeerFailedError as error:
             self.failures += 1
             raise PeerFailedError(f"{self.name}: {error}") from None
-        except (PeerLostError, asyncio.TimeoutError):
+        except asyncio.TimeoutError:
+            # Stopped, or only slow on a busy host: the others are asked first from now on.
+            self.failures += 1
+            self.late += 1
+            raise PeerFailedError(f"{self.name} has not answered in {PATIENCE:g} s") from None
+        except PeerLostError:
             self.failures += 1
             self.lost = True
             raise PeerLostError(f"{self.name} is gone") from None
+        self.late = 0
+        return answer
 
 
 class Router:
@@ -103,7 +112,7 @@ class Router:
         alive = [worker for worker in self._workers[role] if not worker.lost]
         if not alive:
             raise RuntimeError(f"no {role} worker is left")
-        worker = min(alive, key=lambda worker: (worker.in_flight, worker.requests))
+        worker = min(alive, key=lambda w: (w.late, w.in_flight, w.requests))
         worker.in_flight += 1
         worker.requests += 1
         try:
