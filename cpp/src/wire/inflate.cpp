@@ -118,14 +118,14 @@ std::uint32_t checksum_in(std::string_view stream) {
 class KnownPrefixes {
  public:
   std::optional<std::string> inflate_rest(std::string_view stream) const {
-    for (const Known& known : known_) {
-      if (known.compressed.empty() || !stream.starts_with(known.compressed)) continue;
-      const auto rest = stored_at(stream, known.compressed.size());
+    for (const Known& one : known_) {
+      if (one.compressed.empty() || !stream.starts_with(one.compressed)) continue;
+      const auto rest = stored_at(stream, one.compressed.size());
       // What only looks like a block's beginning has another sum.
-      if (rest && checksum_of(known.checksum, *rest) == checksum_in(stream)) {
+      if (rest && checksum_of(one.checksum, *rest) == checksum_in(stream)) {
         std::string bytes;
-        bytes.reserve(known.bytes.size() + rest->size());
-        return bytes.append(known.bytes).append(*rest);
+        bytes.reserve(one.bytes.size() + rest->size());
+        return bytes.append(one.bytes).append(*rest);
       }
     }
     return std::nullopt;
@@ -161,10 +161,10 @@ class KnownPrefixes {
 }  // namespace
 
 std::string inflate_all(std::string_view stream) {
-  thread_local KnownPrefixes known;
-  if (auto bytes = known.inflate_rest(stream)) return *std::move(bytes);
+  thread_local KnownPrefixes prefixes;
+  if (auto bytes = prefixes.inflate_rest(stream)) return *std::move(bytes);
   std::string bytes = inflate(stream);
-  known.remember(stream, bytes);
+  prefixes.remember(stream, bytes);
   return bytes;
 }
 
