@@ -39,7 +39,7 @@ class OperationKind(IntEnum):
 
 
 class OperationStatus(IntEnum):
-    """Moves one way, and reaches one of the last three once."""
+    """Only moves forward, and reaches one of the last three values once."""
 
     UNINITIALIZED = 0
     INITIALIZED = 1
@@ -51,7 +51,7 @@ class OperationStatus(IntEnum):
     CANCELLED = 4
     """Cancelled on this side."""
     ERRORED = 5
-    """Failed; `AbstractOperation.wait_for_completion` raises why."""
+    """Failed; `AbstractOperation.wait_for_completion` raises the reason."""
 
     def __str__(self) -> str:
         return _STATUS_NAMES[self]
@@ -130,7 +130,7 @@ class AbstractOperation(ABC):
         WaitTimeoutError
             When `timeout` has passed.
         TransferError
-            When the operation has failed: of the type that says how.
+            When the operation has failed; the error's type says how.
         """
         if timeout is None and self._span is None:
             return _core.Wait(self, self._core, _ENDED)
@@ -166,8 +166,8 @@ class AbstractOperation(ABC):
         """Wait, without blocking the event loop, until NIXL has released the memory.
 
         That is soon after completion. After a cancellation or a failure it may be later: a
-        transfer in flight cannot be called back, and an offer lingers that a peer may know of
-        (`Connector`'s ``linger``). Only then may blocks of a pool be given to somebody else.
+        transfer in flight cannot be called back, and an offer that a peer may know of lingers
+        (`Connector`'s ``linger``). Reuse blocks of a pool only after the release.
         Raises nothing for how the operation ended.
 
         Parameters

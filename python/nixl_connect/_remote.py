@@ -19,10 +19,10 @@ class Remote:
     connection
         The local connection.
     nixl_metadata
-        `RdmaMetadata.nixl_metadata`, or a NIXL blob itself as ``bytes``. Checked from the first
-        byte to the last; NIXL is given it when an operation begins.
+        `RdmaMetadata.nixl_metadata`, or a NIXL blob itself as ``bytes``. It is checked from the
+        first byte to the last; NIXL gets it when an operation begins.
     nixl_connection_metadata
-        How the agent is reached, in the same forms, when `nixl_metadata` has its regions only.
+        How to reach the agent, in the same forms, when `nixl_metadata` has only its regions.
 
     Raises
     ------
@@ -50,7 +50,7 @@ class Remote:
     def decode_metadata(nixl_metadata: NixlMetadata) -> bytes:
         """The NIXL blob in `RdmaMetadata.nixl_metadata`; bytes are one already.
 
-        What is in it is not looked at; to make a `Remote` of it is to check it.
+        The blob's content is not checked here; making a `Remote` of it checks it.
 
         Raises
         ------

@@ -70,14 +70,14 @@ class PassiveOperation(AbstractOperation):
 
     @property
     def readers_done(self) -> int:
-        """How many peers have read what is offered, or written it."""
+        """How many peers have read the offered memory, or written it."""
         return self._core.readers_done
 
     @property
     def readers_failed(self) -> int:
         """How many peers have failed, or died, after they had begun.
 
-        An operation for several peers waits for the others then. It fails with
+        An operation for several peers still waits for the others. It fails with
         `RemoteFailedError` when all of them have ended.
         """
         return self._core.readers_failed
@@ -85,9 +85,9 @@ class PassiveOperation(AbstractOperation):
     async def wait_for_readers(
         self, count: SupportsIndex, timeout: SupportsFloat | None = None
     ) -> None:
-        """Wait, without blocking the event loop, until so many peers are done.
+        """Wait, without blocking the event loop, until `count` peers are done.
 
-        Returns too when the operation has been cancelled: `readers_done` says how many were.
+        Also returns when the operation has been cancelled: `readers_done` says how many were done.
 
         Parameters
         ----------
@@ -101,7 +101,7 @@ class PassiveOperation(AbstractOperation):
         WaitTimeoutError
             When `timeout` has passed.
         TransferError
-            When the operation has failed before so many were done.
+            When the operation has failed before `count` peers were done.
         """
         count = check_count(count, "count", 1, _ANY_NUMBER)
         if timeout is not None:
@@ -122,7 +122,7 @@ class PassiveOperation(AbstractOperation):
         Parameters
         ----------
         hex_encode
-            Write `RdmaMetadata.nixl_metadata` in hexadecimal, as peers before ``b64:`` expect.
+            Write `RdmaMetadata.nixl_metadata` in hexadecimal, as peers older than ``b64:`` expect.
 
         Raises
         ------
@@ -156,12 +156,12 @@ class PassiveOperation(AbstractOperation):
         return request
 
     def wire(self) -> bytes:
-        """What `metadata` gives, as bytes, for a channel that carries them.
+        """What `metadata` gives, as bytes, for a channel that carries bytes.
 
         `Connector.begin_read` and `Connector.begin_write` take them as they are. They are fewer
-        than its JSON, and are made without a Python object for each piece of memory: of 4,096
-        pieces and more before the call that made the operation returns, without holding its
-        event loop.
+        than the JSON of `metadata`, and are made without a Python object for each piece of memory.
+        For 4,096 pieces and more they are made before the call that made the operation returns,
+        without blocking the event loop.
 
         Raises
         ------

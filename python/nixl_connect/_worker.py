@@ -86,7 +86,7 @@ class Worker:
         """What the connector has done and holds at this moment.
 
         Starts nothing, and never waits for longer than a millisecond: while the engine is in
-        the middle of a large copy, its figures are as of before.
+        the middle of a large copy, its figures are those from before the copy.
         """
         return ConnectorStats._of(self._core.stats())
 
@@ -99,13 +99,13 @@ class Worker:
     ) -> None:
         """Tell a peer that its offer is not wanted, so that it does not wait for its deadline.
 
-        The peer's operation ends with `RemoteFailedError`, which says the reason. For a router that
-        gives a request up, or a reader whose memory does not fit.
+        The peer's operation ends with `RemoteFailedError`, which says the reason. Meant for a
+        router that gives up a request, or a reader whose memory does not fit.
 
         Parameters
         ----------
         remote_metadata
-            What the peer's operation gave, `PassiveOperation.metadata` or `PassiveOperation.wire`.
+            What the peer's `PassiveOperation.metadata` or `PassiveOperation.wire` returned.
         reason
             For people; up to 127 bytes of ASCII are sent.
         timeout
@@ -118,7 +118,7 @@ class Worker:
         OfferClosedError
             When the offer was used or withdrawn before.
         TransferError
-            When the peer could not be told. One that does not run this library never is.
+            When the peer could not be told. A peer that does not run this library never can be.
         """
         if not self._core.started:
             await self._started()
@@ -153,17 +153,16 @@ class Worker:
     ) -> None:
         """Connect to a peer, so that the first transfer takes no longer than the next ones.
 
-        Makes this connector's agent and its endpoints to the peer. An offer that is given is not
-        used up. When this returns the peer has answered, if it runs this library and the offer is
-        open; else what can be done on this side is done.
+        Makes this connector's agent and its endpoints to the peer. The offer in `remote_metadata`,
+        if there is one, is not used up. If the peer runs this library and the offer is open, the
+        peer has answered when this returns; otherwise this side has done all that it can.
 
         Parameters
         ----------
         remote_metadata
-            What an operation of the peer gave, `PassiveOperation.metadata` or
-            `PassiveOperation.wire`; or its agent's metadata: `Connection.metadata`, or
-            `RdmaMetadata.nixl_metadata`. With an ``auth_key`` it must be signed, as only an
-            operation's is.
+            What the peer's `PassiveOperation.metadata` or `PassiveOperation.wire` returned; or the
+            metadata of its agent: `Connection.metadata`, or `RdmaMetadata.nixl_metadata`. With an
+            ``auth_key`` it must be signed, and only an operation's metadata is.
         timeout
             Seconds until this fails with `DeadlineExceededError`; as of `create_readable`.
 
@@ -217,9 +216,9 @@ class Worker:
         """End every operation and give the agent back.
 
         Operations that have not ended fail with `ConnectorClosedError`; transfers in flight, and
-        offers that a peer is at, get up to a second to complete. Memory that a peer of this host
-        is still at then stays alive, and not `released`, until it is not. Blocks meanwhile;
-        `aclose` does not. May be called again, from any thread, and in a forked child.
+        offers that a peer is using, get up to a second to complete. Memory that a peer on this
+        host still uses after that stays alive, and not `released`, until the peer is done. This
+        blocks; `aclose` does not. May be called again, from any thread, and in a forked child.
         """
         if not self._core.closed:
             _log.info("%r is closing", self, extra={"connector": self._worker_id})

@@ -57,53 +57,54 @@ class Connector(Worker):
         The backend's parameters, over its defaults. For UCX, for example,
         ``{"ucx_error_handling_mode": "none"}``.
     default_timeout
-        Seconds after which an operation fails that was made without a timeout of its own;
-        None for no deadline.
+        The timeout, in seconds, of operations that are made without one of their own; None for
+        no deadline.
     linger
-        Seconds that the memory of a passive operation stays registered and alive which was
-        cancelled, or whose deadline has passed, when a peer may be at it of which nothing is
-        known. Peers that run this library claim an offer before they touch it: what they are at
-        stays for as long as they are, and what nobody is at is released at once. Others, as
-        Dynamo's, claim nothing. It is released sooner when
-        the peer reports completion or failure; with ``math.inf`` only then, or at `close`.
+        Seconds that the memory of a cancelled or expired passive operation stays registered and
+        alive, when a peer of which nothing is known may still use it. Peers that run this library
+        claim an offer before they touch its memory: memory that they use stays until they are
+        done, and memory that nobody uses is released at once. Other peers, such as Dynamo's,
+        claim nothing. The memory is released sooner when the peer reports completion or failure;
+        with ``math.inf`` only then, or at `close`.
     foreign_peers
-        Whether peers are about that claim nothing, so that offers linger from the first. None:
-        from when one has been seen.
+        Whether there are peers that claim nothing, so that offers linger from the start. None:
+        offers linger once such a peer has been seen.
     max_linger_bytes
-        The most bytes that linger for such peers; beyond that the oldest are released first.
+        The most bytes that linger for such peers; beyond that, the oldest offers are released
+        first.
     auth_key
         A secret of 16 bytes or more that workers share. What operations send is then signed
-        with it (HMAC-SHA256), and metadata is refused, before it is parsed, that is not signed
-        with it or was altered since.
+        with it (HMAC-SHA256). Metadata that is not signed with it, or was altered since, is
+        refused before it is parsed.
     progress_thread
         Have NIXL run a progress thread of its own. It is not needed, and burns most of a core
         on hosts without RDMA.
     spin
-        Seconds that the engine keeps polling at full speed after something has happened:
-        latency, for processor time.
+        Seconds that the engine keeps polling at full speed after something has happened: lower
+        latency for more processor time.
     max_pause
-        The longest pause, in seconds, between two polls while an operation is pending: what an
-        offer that waits costs, against how soon its peer is answered. Pauses grow with the time
-        since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s. A transfer
-        may need two polls.
+        The longest pause, in seconds, between two polls while an operation is pending. A longer
+        pause makes a waiting offer cheaper, and the answer to its peer later. Pauses grow with
+        the time since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s. A
+        transfer may need two polls.
     engines
-        NIXL agents, each with a thread, from 1 to 64: the first for all small operations, the
-        others for large ones on host memory (from 1 MiB), each of which is cut in as many parts
-        that are copied at the same time on hosts without RDMA. With one, a large transfer holds
-        up whatever comes after it.
+        NIXL agents, each with a thread, from 1 to 64. The first does all small operations, the
+        others do large ones on host memory (from 1 MiB). Each large operation is cut into as many
+        parts, which are copied at the same time on hosts without RDMA. With one engine, a large
+        transfer holds up whatever comes after it.
     inline_limit
-        Operations on host memory of up to so many bytes are registered and begun by the calling
-        thread itself when the engine is free and the peer is known, which takes it 5 to 40 µs;
-        larger ones, and all with 0, by the engine's thread.
+        The calling thread itself registers and begins operations on host memory of up to this
+        many bytes, when the engine is free and the peer is known; that takes it 5 to 40 µs. The
+        engine's thread does larger ones, and with 0 all.
     nixl_library
-        Path of ``libnixl_capi.so``; found by itself when None: the environment variable
-        ``NIXL_CONNECT_NIXL_LIBRARY``, a copy loaded in this process, NIXL's wheels, the
-        system.
+        Path of ``libnixl_capi.so``. When None, the library is looked for in the environment
+        variable ``NIXL_CONNECT_NIXL_LIBRARY``, a copy loaded in this process, NIXL's wheels and
+        the system.
 
     Raises
     ------
     TypeError, ValueError
-        When an argument is wrong. That NIXL is missing is an error of the first use,
+        When an argument is wrong. If NIXL is missing, the first use raises
         `NixlNotFoundError`.
     """
 
@@ -171,26 +172,26 @@ class Connector(Worker):
             What to offer: a `Descriptor`, whatever one can be made of, a list or tuple of these, or
             a `DescriptorList`. Kinds of memory and devices may be mixed.
         readers
-            For how many peers: the operation is complete when so many have read it, each once.
-            None for any number, until it is cancelled. Whoever comes beyond the number, or late,
-            or a second time, gets `OfferClosedError`.
+            For how many peers: the operation is complete when this many have read the memory, each
+            once. None for any number, until it is cancelled. A peer beyond the number, a late one,
+            or one that comes a second time gets `OfferClosedError`.
         timeout
             Seconds until the operation fails with `DeadlineExceededError`; None for no
             deadline; the connector's ``default_timeout`` when not given.
         stream
             The CUDA stream whose work so far must be done before a byte may move: a stream of
             torch, CuPy, Numba or cuda.core, or its handle. None for no waiting. If it is not
-            given, each piece of GPU memory has the stream that its library uses at this moment:
-            torch's current one of the device, CuPy's, the one that ``__cuda_array_interface__``
-            names; for raw pointers the default stream, and torch's current one. "This moment" is
-            the call, whenever its result is awaited. Nothing blocks meanwhile: this is awaited
-            until the work is done.
+            given, each piece of GPU memory has the stream that its library uses at the time of
+            the call, no matter when the result is awaited: torch's current one of the device,
+            CuPy's, the one that ``__cuda_array_interface__`` names; for raw pointers the default
+            stream, and torch's current one. Nothing blocks: the ``await`` lasts until the work is
+            done.
 
         Raises
         ------
         TypeError, ValueError
-            When an argument is wrong, or the metadata would be larger than peers take: of some
-            380,000 pieces that are not parts of memory registered by hand, fewer with RDMA.
+            When an argument is wrong, or the metadata would be larger than peers accept: from
+            some 380,000 pieces that are not parts of memory registered by hand, fewer with RDMA.
         TransferError
             When the memory could not be registered, NIXL is missing or the connector closed.
         """
@@ -222,26 +223,26 @@ class Connector(Worker):
     ) -> OperationCall[ReadOperation]:
         """Begin to read what a peer offers.
 
-        The transfer is in flight when the call returns, or as soon as the GPU has done what
-        `stream` was given before, and needs no further asking.
+        The transfer is in flight when the call returns, or as soon as the GPU has done the work
+        that `stream` was given before. It needs no further call.
 
         Parameters
         ----------
         remote_metadata
-            What the peer's `ReadableOperation.metadata` gave, or `ReadableOperation.wire`.
+            What the peer's `ReadableOperation.metadata` or `ReadableOperation.wire` returned.
         local_descriptors
-            Where the data is to arrive, as of `create_readable`: writable memory, each byte named
-            once; as many descriptors and of the same sizes as the remote's.
+            Where the data is to arrive, as in `create_readable`: writable memory, each byte named
+            once. The number of descriptors and their sizes must match the remote's.
         timeout
             Seconds until the operation fails with `DeadlineExceededError`; None for no
             deadline; the connector's ``default_timeout`` when not given.
         stream
-            As of `create_readable`: what still uses the memory is done before the data arrives.
-            The transfer is in flight when the stream's work is done.
+            As in `create_readable`: work that still uses the memory is done before the data
+            arrives. The transfer is in flight when the stream's work is done.
         nixl_connection_metadata
-            How the peer's agent is reached, as NIXL's metadata, when `remote_metadata` has its
-            regions only: taken once, before any memory was registered. It is not signed, and so
-            is refused with an ``auth_key``.
+            NIXL's metadata that says how to reach the peer's agent, when `remote_metadata` has
+            only its regions. The peer takes it once, before it registers any memory. It is not
+            signed, and so is refused with an ``auth_key``.
 
         Raises
         ------

@@ -67,7 +67,7 @@ class SerializedDescriptor(BaseModel):
         Raises
         ------
         ValueError
-            When it is empty.
+            When the region is empty.
         """
         return Descriptor._of_peer(self)
 
@@ -91,20 +91,20 @@ class Descriptor(_core.Descriptor):
         - any object with DLPack, the buffer protocol, ``__array_interface__`` or
           ``__cuda_array_interface__``.
 
-        What is described are the object's values, in the order of its indices (C order). A tensor
+        The descriptor covers the object's values, in the order of its indices (C order). A tensor
         or array whose memory does not hold them so (strided, in Fortran order, broadcast, lazily
-        conjugated) is copied, which is good for sending only; so are ``bytes`` and other
-        read-only memory. `writable` says which.
+        conjugated) is copied, and the copy is good for sending only. So are ``bytes`` and other
+        read-only memory. `writable` says whether data may arrive.
 
     Raises
     ------
     TypeError
-        When `data` is nothing of the above, or something whose memory holds no values: a sparse,
+        When `data` is none of the above, or something whose memory holds no values: a sparse,
         nested or quantized tensor, one without memory, an array of Python objects, a masked array.
         The error says what to call first.
     ValueError
-        When `data` is None, empty, null, or a strided array on a device (but for tensors); or is
-        not where it says, as the CUDA driver knows.
+        When `data` is None, empty, null, or a strided array on a device (tensors excepted); or
+        when the CUDA driver knows that the memory is not where `data` says.
     """
 
     _source: object = None
@@ -219,7 +219,7 @@ class Descriptor(_core.Descriptor):
             self._registrations[core] = core.register_memory(self)
 
     def deregister_with_connector(self, connection: Registrar) -> None:
-        """Take back `register_with_connector`. Operations that use the memory keep it.
+        """Undo `register_with_connector`. Operations that use the memory keep it registered.
 
         Raises
         ------
@@ -261,8 +261,8 @@ def _numbers(values: Any, argument: str) -> Any:
 class DescriptorList(_core.DescriptorList):
     """Many pieces of memory of one owner, such as the blocks of a KV cache.
 
-    What a list of `Descriptor` does, without an object for each: addresses and sizes go to the
-    core as arrays.
+    Does the same as a list of `Descriptor`, without an object for each piece: addresses and
+    sizes go to the core as arrays.
 
     Thread safety: may be shared by threads and used in many operations at once.
 
@@ -282,8 +282,8 @@ class DescriptorList(_core.DescriptorList):
     TypeError
         When an argument is of another type.
     ValueError
-        When there are no addresses, as many sizes as addresses are not given, or one is not
-        above 0; or when the memory is not on the device, as the CUDA driver knows.
+        When there are no addresses, when the numbers of addresses and sizes differ, or when one
+        of them is not above 0; or when the CUDA driver knows that the memory is not on the device.
     """
 
     _source: object = None

@@ -1,7 +1,7 @@
 """What can go wrong, by type.
 
-Every error of a transfer is a `TransferError`, which is a `RuntimeError`; those that Python
-has a type for are of that type too. Wrong arguments raise `TypeError` and `ValueError`.
+Every error of a transfer is a `TransferError`, which is a `RuntimeError`. Where Python has a type
+for an error, the error is of that type too. Wrong arguments raise `TypeError` and `ValueError`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TransferError(RuntimeError):
 
 
 class OperationStateError(TransferError):
-    """The call does not fit the operation's state, as `results()` before completion."""
+    """The call does not fit the operation's state, such as `results()` before completion."""
 
 
 class ConnectorClosedError(TransferError):
@@ -49,7 +49,7 @@ class RejectedMetadataError(TransferError, ValueError):
 
 
 class OfferClosedError(TransferError):
-    """The peer's offer was used by as many as it was made for, was withdrawn, or has expired."""
+    """The peer's offer was used by all the peers it was made for, was withdrawn, or has expired."""
 
 
 class PeerUnreachableError(TransferError, ConnectionError):
@@ -75,7 +75,8 @@ class DeadlineExceededError(TransferError, TimeoutError):
 class WaitTimeoutError(TimeoutError):
     """The time of a wait has passed. The operation goes on, and may be waited for again.
 
-    It is no `TransferError`: nothing has failed. `DeadlineExceededError` is the operation's end.
+    This is no `TransferError`: nothing has failed. `DeadlineExceededError`, in contrast, means
+    that the operation has ended.
     """
 
 

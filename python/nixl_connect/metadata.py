@@ -42,7 +42,7 @@ class RdmaMetadata(BaseModel):
     """NIXL's description of the agent and the regions: ``b64:`` and base64 of a zlib stream,
     or, from older peers, the stream in hexadecimal."""
     notification_key: str = ""
-    """Names the operation; comes back as a notification when it is done."""
+    """Names the operation; the active side sends it back as a notification when it is done."""
     operation_kind: int = 0
     """An `OperationKind`: 1 when the regions may be read, 2 when they may be written."""
 
@@ -78,16 +78,16 @@ class RdmaMetadata(BaseModel):
 
     @classmethod
     def from_wire(cls, data: bytes | bytearray | memoryview) -> RdmaMetadata:
-        """The reverse of `to_wire`, and what `PassiveOperation.wire` gives as a model.
+        """Make a model from the bytes that `to_wire` or `PassiveOperation.wire` returned.
 
-        An operation takes the bytes themselves, without an object for each piece of memory.
+        Operations accept the bytes directly, without an object for each piece of memory.
 
         Raises
         ------
         TypeError
             When `data` is no bytes.
         RejectedMetadataError
-            When they are no metadata: it says what is wrong and at which byte.
+            When the bytes are no metadata; the error says what is wrong and at which byte.
         """
         return cls._of_core(_core.RdmaMetadata.from_bytes(as_bytes(data, "data")))
 
@@ -108,12 +108,12 @@ class RdmaMetadata(BaseModel):
         )
 
     def to_wire(self) -> bytes:
-        """The same as bytes, which are fewer: see `PassiveOperation.wire`.
+        """The metadata as bytes, fewer than its JSON: see `PassiveOperation.wire`.
 
         Raises
         ------
         RejectedMetadataError
-            When it was made without validation, and has what no metadata has.
+            When the model was made without validation, and has values that metadata cannot have.
         ValueError
             When it has more than 1,048,576 descriptors.
         """
@@ -164,7 +164,7 @@ def decode(nixl_metadata: NixlMetadata, argument: str = "nixl_metadata") -> byte
 
 
 def of_agent(remote_metadata: RemoteMetadata | str) -> RemoteMetadata:
-    """What stands for a peer, an agent's metadata or an operation's, in the form of the latter."""
+    """The metadata of a peer's agent or operation, in the form of an operation's."""
     if isinstance(remote_metadata, RdmaMetadata):
         return remote_metadata
     if isinstance(remote_metadata, str):
@@ -181,7 +181,7 @@ def of_agent(remote_metadata: RemoteMetadata | str) -> RemoteMetadata:
 
 
 def join(connection: NixlMetadata, buffer: NixlMetadata) -> bytes:
-    """One NIXL blob: how to reach an agent, from one, and its regions, from another."""
+    """One NIXL blob of two: `connection` says how to reach an agent, `buffer` has its regions."""
     argument = "nixl_connection_metadata"
     return _core.join_nixl_metadata(decode(connection, argument), decode(buffer))
 

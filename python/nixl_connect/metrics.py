@@ -44,20 +44,20 @@ class ConnectorCollector(Collector):
     """Figures of connectors, to be registered with a Prometheus registry.
 
     Every metric begins with ``nixl_connect_`` and has the label ``connector``, the connector's
-    name; those of one name are added up. Asking starts nothing, and holds nobody up for longer
-    than a millisecond for each connector.
+    name; connectors of one name are added up. A scrape starts nothing, and holds nobody up for
+    longer than a millisecond for each connector.
 
     Counters never fall while the process lives: what a connector has counted stays in its name's
-    sum when it is closed and collected. The first 1000 names have a label of their own, and all
-    others together ``connector=""``; name connectors by what they are for. A forked child counts
-    from zero, and leaves its parent's connectors out.
+    sum after the connector is closed and garbage-collected. Each of the first 1000 names has a
+    label of its own, and all others share ``connector=""``; name connectors by their purpose. A
+    forked child counts from zero, and leaves its parent's connectors out.
 
-    A registry takes one collector, and raises `ValueError` for a second one, whichever connectors
-    either is of: a metric's name may come only once. Give one collector all of them.
+    A registry takes one such collector, and raises `ValueError` for a second one even if it has
+    other connectors: a metric's name may come only once. Give all connectors to one collector.
 
-    In prometheus_client's multiprocess mode (``PROMETHEUS_MULTIPROC_DIR``) the figures that are
-    exposed for all processes are read from files, to which no collector writes. Say `per_process`
-    then, and let each process expose a registry of its own, at a port of its own.
+    In multiprocess mode (``PROMETHEUS_MULTIPROC_DIR``) prometheus_client reads the figures of all
+    processes from files, and no collector writes to them. Set `per_process` then, and let each
+    process expose a registry of its own, at a port of its own.
 
     Example: ``prometheus_client.REGISTRY.register(ConnectorCollector())``.
 
@@ -66,18 +66,18 @@ class ConnectorCollector(Collector):
     Parameters
     ----------
     connectors
-        The connectors, which the collector keeps alive. None for all of this process: those that
-        are made after `nixl_connect.metrics` is imported, and those that are open then.
+        The connectors; the collector keeps them alive. If none is given, all of this process:
+        those that are open when `nixl_connect.metrics` is imported, and those made later.
     per_process
         Whether, in prometheus_client's multiprocess mode, the registry is exposed by each process
-        for itself. Without that mode it means nothing.
+        for itself. Without that mode it has no effect.
 
     Raises
     ------
     TypeError
-        When a connector is none.
+        When an argument is not a `Connector`.
     ValueError
-        When the environment asks for the multiprocess mode, and `per_process` is not said.
+        When the environment asks for the multiprocess mode, and `per_process` is not set.
     """
 
     def __init__(self, *connectors: Connector, per_process: bool = False) -> None:

@@ -27,7 +27,7 @@ __all__ = [
 
 
 class ReadableOperation(PassiveOperation):
-    """Memory that a peer may read; complete when it has.
+    """Memory that a peer may read; complete when the peer has read it.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class ReadableOperation(PassiveOperation):
 
 
 class WritableOperation(PassiveOperation):
-    """Memory that a peer may write; complete when it has.
+    """Memory that a peer may write; complete when the peer has written it.
 
     Parameters
     ----------

@@ -10,11 +10,11 @@ __all__ = ["install", "uninstall"]
 def install() -> None:
     """Have ``dynamo.nixl_connect`` be this library, whether Dynamo is installed or not.
 
-    In this process and in the Python processes that it starts, which know by the environment
-    variable ``NIXL_CONNECT_REPLACE_DYNAMO``: this sets it to 1. Set for a container or a shell, it
-    does the same without a call. What is imported from then on gets this library; a module that
-    has imported the other one before keeps that, and a `RuntimeWarning` names it. May be called
-    again.
+    This holds in this process and in the Python processes that it starts: the call sets the
+    environment variable ``NIXL_CONNECT_REPLACE_DYNAMO`` to 1, and those processes read it. The
+    variable does the same without a call when it is set for a container or a shell. Imports from
+    then on get this library. A module that has imported Dynamo's before keeps that one, and a
+    `RuntimeWarning` names the module. May be called again.
 
     Thread safety: call it before other threads import anything of Dynamo.
     """
@@ -22,7 +22,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Take back `install`, and the environment variable's effect here.
+    """Undo `install`, and the environment variable's effect in this process.
 
     Modules that have this library already keep it. May be called again.
     """

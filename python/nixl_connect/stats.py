@@ -16,24 +16,24 @@ class OperationStats:
     cancelled: int
     errored: int
     failures: dict[str, int]
-    """Those that failed, by why, in the words of C++'s ``ErrorCode``: ``"timed_out"`` for
+    """Failed operations by reason, named as in C++'s ``ErrorCode``: ``"timed_out"`` for
     `DeadlineExceededError`, ``"peer_disconnected"`` for `PeerDisconnectedError` and so on."""
     bytes: int
     """Of the complete ones."""
     total_latency: float
     """Seconds that the complete ones took together, each from the call that made it until it was
-    complete here. A passive one has waited for its peer meanwhile."""
+    complete here. For a passive one this includes the wait for its peer."""
     latency: tuple[int, ...]
-    """Of the complete ones: ``latency[i]`` took less than ``2**i`` microseconds, and not less than
-    half of that; the last took longer."""
+    """Counts of the complete ones: ``latency[i]`` of them took less than ``2**i`` microseconds, and
+    not less than half of that. The last count has all that took longer."""
 
 
 @dataclass(frozen=True)
 class ConnectorStats:
     """What a connector has done and holds, at one moment.
 
-    Each figure is right; together they may be a moment apart. `dataclasses.asdict` makes a
-    dictionary for JSON of it.
+    Each figure is correct, but two figures may be a moment apart. `dataclasses.asdict` turns this
+    into a dictionary for JSON.
     """
 
     operations: dict[str, OperationStats]
@@ -43,11 +43,11 @@ class ConnectorStats:
     waiting: int
     """Passive operations that wait for a peer, or linger."""
     lingering: int
-    """Of those, the ones that have ended here, but whose memory a peer is at, or may be."""
+    """Those among `waiting` that have ended here, but whose memory a peer uses or may use."""
     lingering_bytes: int
-    """Their bytes."""
+    """Bytes of memory of those that linger."""
     oldest_waiting: float
-    """Seconds since the oldest passive operation was made that waits and does not linger."""
+    """Seconds since the making of the oldest passive operation that waits and does not linger."""
     in_flight: int
     """Transfers that NIXL has not completed."""
     oldest_in_flight: float
@@ -61,10 +61,10 @@ class ConnectorStats:
     notifications_unknown: int
     """Late, duplicate and foreign notifications; counted and dropped."""
     notifications_sent: int
-    """Messages that the engine itself has sent: of one failure each, and of any number of
-    successes. NIXL's own, which go with a transfer, are not among them."""
+    """Messages that the engine itself has sent; each reports one failure, or any number of
+    successes. NIXL's own notifications, which go with a transfer, are not counted."""
     notifications_refused: int
-    """Messages that NIXL would not send, each time it was asked."""
+    """How often NIXL refused to send a message; each attempt counts."""
     engine_wakeups: int
     """How often the engine's threads have woken up."""
     engine_cpu_seconds: float

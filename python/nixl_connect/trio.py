@@ -6,8 +6,8 @@ Make operations with the blocking factories, in a thread::
     with offer:
         await nixl_connect.trio.wait_for_completion(offer)
 
-The package does not import this module, and so not trio, by itself. Programs on anyio need it
-with its trio backend only.
+The package itself does not import this module, and so does not import trio. Programs on anyio
+need this module only with anyio's trio backend.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ async def wait_for_completion(operation: AbstractOperation) -> None:
     Raises
     ------
     RuntimeError
-        When it is not trio that runs this.
+        When this does not run under trio.
     TransferError
-        When the operation has failed: of the type that says how.
+        When the operation has failed; the error's type says how.
     """
     bridge = _current_bridge()
     core = operation._core

@@ -48,7 +48,7 @@ class NIXL_CONNECT_API Connection {
  public:
   /// For the connector, which makes these.
   Connection(std::shared_ptr<Operation> operation, std::shared_ptr<Engine> engine) noexcept;
-  /// What is moved from may be destroyed or assigned to, and nothing else.
+  /// A handle that was moved from may only be destroyed or assigned to.
   Connection(Connection&&) noexcept;
   /// Swaps: what this handle had lives on in the other.
   Connection& operator=(Connection&&) noexcept;
@@ -77,20 +77,20 @@ class NIXL_CONNECT_API Connection {
 
   /// What to send to the peer. Waits until the memory is registered (microseconds, unless the
   /// engine is in the middle of a large copy). Throws `Error(invalid_state)` on an active
-  /// operation, and on one that has ended otherwise than `complete` its failure, or
+  /// operation. If the operation has ended other than `complete`, throws its failure, or
   /// `Error(cancelled)`.
   RdmaMetadata metadata(MetadataEncoding encoding = MetadataEncoding::base64) const;
-  /// The same ahead of time: to make it takes a while when there are very many pieces. It is not to
-  /// be sent before `share`.
+  /// The same ahead of time, since making it takes a while for very many pieces. Do not send it
+  /// before `share`.
   RdmaMetadata draft(MetadataEncoding encoding = MetadataEncoding::base64) const;
-  /// What `to_bytes` makes of `metadata`, in fewer steps. Throws as that does.
+  /// What `to_bytes` makes of `metadata`, in fewer steps. Throws as `metadata` does.
   std::string metadata_bytes() const;
-  /// And of `draft`.
+  /// What `to_bytes` makes of `draft`.
   std::string draft_bytes() const;
-  /// A peer may have the metadata from now on, which all calls for it but the drafts imply. Throws
-  /// as they do.
+  /// Says that a peer may have the metadata from now on. All calls that return metadata, except the
+  /// drafts, imply this. Throws as `metadata` does.
   void share() const;
-  /// The metadata's field of that name alone.
+  /// Only the metadata's field `nixl_metadata`.
   std::string nixl_metadata(MetadataEncoding encoding = MetadataEncoding::base64) const;
 
   /// Blocks until the milestone or the timeout. Returns whether the milestone was reached.
@@ -99,17 +99,17 @@ class NIXL_CONNECT_API Connection {
   /// false when the timeout came first; the operation goes on then.
   bool wait(std::optional<std::chrono::nanoseconds> timeout = std::nullopt) const;
 
-  /// How many peers have read what a passive operation offers, or written it. One that was made for
-  /// several is complete when all have.
+  /// How many peers have read what a passive operation offers, or written it. An operation that was
+  /// made for several peers is complete when all have.
   std::uint32_t readers_done() const noexcept;
-  /// How many peers have failed, or died, after they had begun. One that was made for several has
-  /// failed when all have ended and one of them has failed.
+  /// How many peers have failed, or died, after they had begun. An operation that was made for
+  /// several peers has failed when all have ended and one of them has failed.
   std::uint32_t readers_failed() const noexcept;
-  /// Blocks until so many have, or the operation has ended, or the timeout. Returns whether so many
-  /// have; throws the failure of an operation that has ended before.
+  /// Blocks until `count` peers are done, the operation has ended, or the timeout. Returns whether
+  /// `count` peers are done; throws the operation's failure if it ended before they were.
   bool wait_for_readers(std::uint32_t count,
                         std::optional<std::chrono::nanoseconds> timeout = std::nullopt) const;
-  /// As `notify`, when so many have, or the operation has ended.
+  /// As `notify`, for when `count` peers are done, or the operation has ended.
   bool notify_readers(std::uint32_t count, std::shared_ptr<CompletionQueue> queue,
                       std::uint64_t token) const;
 

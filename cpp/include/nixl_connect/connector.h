@@ -40,30 +40,31 @@ struct ConnectorOptions {
   /// since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s. A transfer may need
   /// two polls.
   std::chrono::microseconds max_pause{10'000};
-  /// NIXL agents, each with a thread: the first for all small operations, the others for large ones
-  /// on host memory (from 1 MiB), each of which is cut in as many parts, to be copied at the same
-  /// time on hosts without RDMA. With one, a large transfer holds up whatever comes after it.
+  /// NIXL agents, each with a thread. The first does all small operations, the others do large ones
+  /// on host memory (from 1 MiB). Each large operation is cut into as many parts, which are copied
+  /// at the same time on hosts without RDMA. With one engine, a large transfer holds up whatever
+  /// comes after it.
   std::size_t engines = 1;
-  /// Operations on host memory of up to so many bytes are registered and begun by the calling
-  /// thread itself when the engine is free and the peer is known, which takes it 5 to 40 us; larger
-  /// ones, and all with 0, by the engine's thread.
+  /// The calling thread itself registers and begins operations on host memory of up to this many
+  /// bytes, when the engine is free and the peer is known; that takes it 5 to 40 us. The engine's
+  /// thread does larger ones, and with 0 all.
   std::size_t inline_limit = std::size_t{64} << 10;
-  /// How long the memory of a passive operation stays registered and alive that was cancelled, or
-  /// whose deadline has passed, when a peer may be at it of which nothing is known. Peers that run
-  /// this library claim an offer before they touch it, so of those it is known: what they are at
-  /// stays for as long as they are, and what nobody is at is released at once. Others, as Dynamo's,
-  /// claim nothing.
+  /// How long the memory of a cancelled or expired passive operation stays registered and alive,
+  /// when a peer of which nothing is known may still use it. Peers that run this library claim an
+  /// offer before they touch its memory: memory that they use stays until they are done, and memory
+  /// that nobody uses is released at once. Other peers, such as Dynamo's, claim nothing.
   std::chrono::milliseconds linger{10'000};
-  /// Whether peers are about that make no claims. Nothing: from when one has been seen.
+  /// Whether there are peers that make no claims. Nothing: assumed once one has been seen.
   std::optional<bool> foreign_peers{};
   /// The most bytes that linger for such peers; beyond that the oldest are released first.
   std::size_t max_linger_bytes = std::size_t{16} << 30;
   /// How long `close` lets posted transfers come to their end.
   std::chrono::milliseconds close_grace{1000};
-  /// Remote keys of one peer that are kept loaded before that peer is loaded afresh, by endpoints
-  /// of its own. With RDMA each registration of memory has another; without, all have the same.
+  /// How many remote keys of one peer are kept loaded before that peer is loaded afresh, with new
+  /// endpoints. With RDMA each registration of memory has a key of its own; without RDMA all
+  /// registrations have the same key.
   std::size_t max_peer_keys = 16384;
-  /// Peers that are kept loaded before the one that was used longest ago is forgotten.
+  /// How many peers are kept loaded before the least recently used one is forgotten.
   std::size_t max_peers = 1024;
   /// `libnixl_capi.so` itself; overrides the search.
   std::string nixl_library{};
@@ -82,16 +83,16 @@ struct OperationStats {
 
   std::uint64_t complete = 0;   ///< Whose bytes have all arrived.
   std::uint64_t cancelled = 0;  ///< On this side.
-  std::uint64_t errored = 0;    ///< Failed, or by their deadline.
+  std::uint64_t errored = 0;    ///< Failed, also those that passed their deadline.
   /// Those that failed, by the number of their `ErrorCode`.
   std::array<std::uint64_t, kErrorCodes> failures{};
   /// Of the complete ones, in bytes.
   std::uint64_t bytes = 0;
   /// How long the complete ones took together, each from the call that made it until it was
-  /// complete here; a passive one has waited for its peer meanwhile.
+  /// complete here. For a passive one this includes the wait for its peer.
   std::chrono::nanoseconds total_latency{0};
-  /// Of the complete ones: `latency[i]` took less than 2^i microseconds, and not less than half of
-  /// that; the last took longer.
+  /// Counts of the complete ones: `latency[i]` of them took less than 2^i microseconds, and not
+  /// less than half of that. The last count has all that took longer.
   std::array<std::uint64_t, kLatencyBuckets> latency{};
 };
 
@@ -106,11 +107,11 @@ struct ConnectorStats {
   std::size_t fenced = 0;
   /// Passive operations that wait for a peer, or linger.
   std::size_t waiting = 0;
-  /// Of those, the ones that have ended here, but whose memory a peer is at, or may be.
+  /// Those among `waiting` that have ended here, but whose memory a peer uses or may use.
   std::size_t lingering = 0;
-  /// Their bytes.
+  /// Bytes of memory of those that linger.
   std::size_t lingering_bytes = 0;
-  /// How long ago the oldest passive operation was made that waits and does not linger; 0 for none.
+  /// Time since the oldest passive operation that waits and does not linger was made; 0 for none.
   std::chrono::nanoseconds oldest_waiting{0};
   /// Transfers that NIXL has not ended.
   std::size_t in_flight = 0;
@@ -124,10 +125,10 @@ struct ConnectorStats {
   std::uint64_t notifications_matched = 0;
   /// Late, duplicate and foreign ones; counted and dropped.
   std::uint64_t notifications_unknown = 0;
-  /// Messages that the engine itself has sent: of one failure each, and of any number of successes.
-  /// NIXL's own, which go with a transfer, are not among them.
+  /// Messages that the engine itself has sent; each reports one failure, or any number of
+  /// successes. NIXL's own notifications, which go with a transfer, are not counted.
   std::uint64_t notifications_sent = 0;
-  /// Messages that NIXL would not send, each time it was asked.
+  /// How often NIXL refused to send a message; each attempt counts.
   std::uint64_t notifications_refused = 0;
   /// How often the engine's threads have woken up.
   std::uint64_t wakeups = 0;
@@ -152,9 +153,9 @@ class NIXL_CONNECT_API Registration {
 
   /// Whether it holds anything.
   explicit operator bool() const noexcept { return impl_ != nullptr; }
-  /// Deregisters, unless that has begun already. Returns at once. What this thread begins
-  /// afterwards does not use the registration; the owner of the memory is kept until it is given
-  /// back.
+  /// Deregisters, unless that has begun already. Returns at once. Operations that this thread
+  /// begins afterwards do not use the registration. The owner of the memory is kept until the
+  /// registration is given back.
   void reset() noexcept;
   /// As `reset`, and pushes `token` to `queue` when this registration is given back. Memory without
   /// an owner may be freed then, if no operation that uses it is left unreleased. Returns false,
@@ -169,8 +170,8 @@ class NIXL_CONNECT_API Registration {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Asked every 50 ms by a call that blocks, on the calling thread: with true the call ends at once.
-/// May throw nothing. For a language's runtime, which has signals to handle.
+/// A call that blocks asks this every 50 ms, on the calling thread, and ends at once when the
+/// answer is true. Must not throw. For a language's runtime, which has signals to handle.
 using Interrupt = std::function<bool()>;
 
 /// Moves memory between this process and others: one NIXL agent, driven by one thread.
@@ -182,14 +183,14 @@ using Interrupt = std::function<bool()>;
 /// that uses the shared library closes its connectors before it is unloaded.
 ///
 /// Errors: each call throws `Error`; `closed` after `close`, `forked` in a child that was
-/// forked after a connector had been used, because UCX does not survive that. What goes wrong
-/// later ends the operation, and its `Connection` says it.
+/// forked after a connector had been used, because UCX does not survive that. A later failure ends
+/// the operation, and its `Connection` reports the failure.
 ///
 /// Thread safety: every member may be called from any thread at any time.
 class NIXL_CONNECT_API Connector {
  public:
-  /// Makes nothing yet. Throws `Error(invalid_argument)` for a name or a number of engines that
-  /// cannot be.
+  /// Makes nothing yet. Throws `Error(invalid_argument)` for an impossible name or number of
+  /// engines.
   explicit Connector(ConnectorOptions options = {});
   Connector(const Connector&) = delete;
   Connector& operator=(const Connector&) = delete;
@@ -215,15 +216,15 @@ class NIXL_CONNECT_API Connector {
   void wait_started(const Interrupt& interrupt = {});
 
   /// Offers memory that a peer may read. The timeout replaces the default one; a negative one
-  /// means no deadline. The metadata can be had when all fences have been passed: give
+  /// means no deadline. The metadata is available when all fences have been passed: give
   /// `after_cuda_stream` of the stream that fills memory on a GPU, unless it is idle. Throws
   /// `Error(invalid_argument)` for an empty list, and for a descriptor that is impossible, or of
-  /// another CUDA device than it says; and ends with it when the metadata would be larger than
-  /// peers take (`kMaxBlobSize`, some 380,000 pieces that are not registered by hand). Descriptors
-  /// of several kinds of memory may be mixed.
-  /// Complete when so many have read it, each a peer's operation of its own: by default one, and
-  /// with `kAnyNumber` never, until it is withdrawn. Whoever comes beyond that number, or late, or
-  /// a second time, gets `Error(offer_closed)`.
+  /// another CUDA device than it says. The operation ends with that error when the metadata would
+  /// be larger than peers accept (`kMaxBlobSize`, some 380,000 pieces that are not registered by
+  /// hand). Descriptors of several kinds of memory may be mixed.
+  /// The operation is complete when `readers` peers have read it, each with an operation of its
+  /// own: by default one, and with `kAnyNumber` never, until it is withdrawn. A peer beyond that
+  /// number, a late one, or one that comes a second time gets `Error(offer_closed)`.
   Connection create_readable(std::vector<Descriptor> local,
                              std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
                              std::vector<Fence> after = {}, std::uint32_t readers = 1);
@@ -232,16 +233,16 @@ class NIXL_CONNECT_API Connector {
                              std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
                              std::vector<Fence> after = {}, std::uint32_t writers = 1);
 
-  /// Begins to read what a peer offers: the metadata is checked here, on the caller's thread, and
-  /// the transfer starts without being asked for again, when all fences have been passed. The
-  /// timeout is as of `create_readable`.
+  /// Begins to read what a peer offers. The metadata is checked here, on the caller's thread. The
+  /// transfer starts by itself when all fences have been passed. The timeout is as in
+  /// `create_readable`.
   /// Throws `Error(invalid_argument)` when the local list is wrong by itself, or does not match the
   /// remote's in number and sizes, and `Error(rejected_metadata)` when the metadata is not
   /// right, or is for a write.
   Connection begin_read(const RdmaMetadata& remote, std::vector<Descriptor> local,
                         std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
                         std::vector<Fence> after = {});
-  /// The same, of the metadata's bytes, in fewer steps than of `metadata_from_bytes`.
+  /// The same, from the metadata's bytes, in fewer steps than by way of `metadata_from_bytes`.
   Connection begin_read(std::string_view remote, std::vector<Descriptor> local,
                         std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
                         std::vector<Fence> after = {});
@@ -256,26 +257,27 @@ class NIXL_CONNECT_API Connector {
 
   /// Tells a peer that its offer is not wanted, so that it does not wait for its deadline: its
   /// operation ends with `remote_failed` and the reason, of which up to 127 bytes of ASCII are
-  /// sent. What is returned is complete when that is on its way. Throws `Error(rejected_metadata)`.
-  /// An offer that is closed already is `offer_closed`. Owners that do not run this library are not
-  /// told.
+  /// sent. The returned operation is complete when the message is on its way, and fails with
+  /// `offer_closed` when the offer is closed already. Throws `Error(rejected_metadata)`. Peers that
+  /// do not run this library are not told.
   Connection decline(const RdmaMetadata& remote, std::string reason,
                      std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
 
   /// Connects to a peer before anything is moved, so that the first transfer takes no longer than
-  /// the next: makes the endpoints to it, from each engine. `remote` is what an offer of the peer
-  /// gave, which is not used up; or only the `nixl_metadata` of one, or of `agent_metadata`. What
-  /// is returned is complete when the peer has answered, if the offer is of this library and open;
-  /// else when all is done that can be done here. Throws `Error(rejected_metadata)`; ends with
-  /// `peer_unreachable`, and `timed_out` when nobody answers.
+  /// the next: makes the endpoints to it, from each engine. `remote` is the metadata of an offer of
+  /// the peer, which is not used up; or only the `nixl_metadata` of an offer, or of
+  /// `agent_metadata`. If the offer is of this library and open, the returned operation is complete
+  /// when the peer has answered; otherwise when this side has done all that it can. Throws
+  /// `Error(rejected_metadata)`; ends with `peer_unreachable`, and `timed_out` when nobody answers.
   Connection connect(const RdmaMetadata& remote,
                      std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
 
   /// Does the engine's work on the calling thread, and returns whether there was any. For runtimes
   /// that poll anyway: while this is called every 20 ms or more often, the connector's own thread
-  /// stays out of the way, and an operation costs hardly more than the bare NIXL calls. What is
-  /// begun is posted by this call, so large transfers between processes of a host are copied by it.
-  /// Never waits for the thread: false when it is at work. Completions arrive as always.
+  /// stays out of the way, and an operation costs hardly more than the bare NIXL calls. This call
+  /// posts the transfers, so it also copies large transfers between processes of a host. It never
+  /// waits for the connector's thread, and returns false while that is at work. Completions arrive
+  /// as always.
   bool progress();
 
   /// Registers memory by hand. Blocks until NIXL has done so; throws `Error(backend)` if it
@@ -290,7 +292,7 @@ class NIXL_CONNECT_API Connector {
   std::string agent_metadata(const Interrupt& interrupt = {});
 
   /// What the connector has done and holds. Starts nothing, and never waits for longer than a
-  /// millisecond: while the engine is in the middle of a large copy, its figures are as of before.
+  /// millisecond: while the engine is in the middle of a large copy, its figures are from before.
   ConnectorStats stats() const;
 
   /// Ends all operations with `closed`, lets posted transfers come to their end for

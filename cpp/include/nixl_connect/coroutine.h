@@ -35,10 +35,10 @@ class CoroutineQueue {
   int fd() const noexcept { return waiting_->completions->fd(); }
 
   /// Resumes, on the calling thread, each coroutine whose milestone has been passed, in that order,
-  /// and returns how many. Never blocks by itself. What a coroutine throws out of its resumption is
-  /// thrown on; the others then are due at the next call, and `fd` stays readable for them. With
-  /// clang let a coroutine throw nothing out: to destroy it then destroys a second time what was
-  /// alive when it last waited (LLVM issue 61900, open in 2026).
+  /// and returns how many. Never blocks by itself. An exception that leaves a coroutine leaves this
+  /// call too; the next call then resumes the others, and `fd` stays readable for them. With clang,
+  /// let no exception leave a coroutine: destroying that coroutine would destroy a second time what
+  /// was alive when it last waited (LLVM issue 61900, open in 2026).
   std::size_t resume();
 
  private:

@@ -25,8 +25,8 @@ struct Descriptor {
   std::shared_ptr<const void> owner;  ///< Keeps the memory alive; may be null.
 };
 
-/// Whether data may arrive there: memory of the host is asked of the system, at its first and its
-/// last byte; memory of a device may always be written. No byte changes. Takes about a microsecond.
+/// Whether data may arrive there. For host memory the system is asked about the first and the last
+/// byte; a device's memory may always be written. No byte changes. Takes about a microsecond.
 /// Thread safe.
 NIXL_CONNECT_API bool is_writable(const Descriptor& descriptor) noexcept;
 

@@ -77,9 +77,9 @@ NIXL_CONNECT_API std::string to_bytes(const RdmaMetadata& metadata);
 /// Thread safe.
 NIXL_CONNECT_API RdmaMetadata metadata_from_bytes(std::string_view bytes);
 
-/// A NIXL blob of how to reach an agent, which `connection` says, and of its regions in `buffer`:
-/// for owners that send the two apart. Throws `Error(rejected_metadata)` when one of them has not
-/// NIXL's form, or they are of two agents. Thread safe.
+/// One NIXL blob of two: `connection` says how to reach an agent, and `buffer` has its regions. For
+/// owners that send the two separately. Throws `Error(rejected_metadata)` when one of them does not
+/// have NIXL's form, or they are of two agents. Thread safe.
 NIXL_CONNECT_API std::string join_nixl_metadata(std::string_view connection,
                                                 std::string_view buffer);
 

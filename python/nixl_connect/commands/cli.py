@@ -26,7 +26,7 @@ from .top import MetricsError, fetch, tables, url_of
 app: typer.Typer = typer.Typer(
     help="Move memory between processes and machines with RDMA over NIXL.",
     epilog="For C++ projects: --cmake-dir alone prints where CMake finds this package's C++ "
-    "library, and --nixl-library which libnixl_capi.so it would load.",
+    "library; --nixl-library alone prints which libnixl_capi.so a connector would load.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -80,7 +80,8 @@ def run_command(
 ) -> None:
     """Run a program with this library in the place of dynamo.nixl_connect.
 
-    In all Python processes that it starts too. The program is not changed, nor what is installed.
+    All Python processes that it starts use it too. Neither the program nor any installed package
+    is changed.
     For example: nixl-connect run -m dynamo.sglang --model-path Qwen/Qwen3-0.6B
     """
     try:
@@ -95,8 +96,8 @@ def rdma_providers_command(
 ) -> None:
     """Let NIXL's wheel use RDMA devices of drivers other than mlx5, such as rxe, irdma, bnxt_re.
 
-    Makes a folder with links to the providers that the system has for them. Programs that are
-    started with it in LD_LIBRARY_PATH use them.
+    Makes a folder with links to the system's providers for these devices. Programs that are
+    started with the folder in LD_LIBRARY_PATH use the providers.
     """
     candidates = nixl_library_candidates()
     if not candidates:
@@ -122,8 +123,8 @@ def top_command(
 ) -> None:
     """Show what a worker's connectors do, by the metrics that it exposes for Prometheus.
 
-    Rates are since the look before. The mean time is of reads and writes, from the call to
-    completion. Failed is since the worker began, and why is below it.
+    Rates are since the previous look. The mean time is that of reads and writes, from the call to
+    completion. "Failed" counts since the worker began, with the reasons below it.
     """
     url = url_of(address)
     try:
