@@ -110,7 +110,7 @@ test-compilers: build-clang-14 build-aarch64 $(STAMPS)/apt-clang-16
 	ctest --preset aarch64
 # The installed C++ library, as other projects use it.
 test-package: build-dev $(STAMPS)/package $(STAMPS)/apt-package
-	$(WITH_NIXL) tests/package/run build/dev build/package
+	MAKEFLAGS= $(WITH_NIXL) tests/package/run build/dev build/package
 
 # The documentation, into build/docs/site; the C++ library's reference, into build/docs/cpp.
 docs: $(STAMPS)/docs-tools docs-cpp

@@ -89,9 +89,9 @@ class Connector(Worker):
         transfer may need two polls.
     engines
         NIXL agents, each with a thread, from 1 to 64. The first does all small operations, the
-        others do large ones on host memory (from 1 MiB). Each large operation is cut into at most as
-        many parts. On hosts without RDMA they are copied at the same time. With one engine, a large
-        transfer holds up whatever comes after it.
+        others do large ones on host memory (from 1 MiB). Each large operation is cut into at most
+        as many parts. On hosts without RDMA they are copied at the same time. With one engine, a
+        large transfer holds up whatever comes after it.
     inline_limit
         The calling thread itself registers and begins operations on host memory of up to this
         many bytes, when the engine is free and the peer is known; that takes it 5 to 40 µs. The

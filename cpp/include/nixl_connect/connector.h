@@ -42,8 +42,8 @@ struct ConnectorOptions {
   std::chrono::microseconds max_pause{10'000};
   /// NIXL agents, each with a thread. The first does all small operations, the others do large ones
   /// on host memory (from 1 MiB). Each large operation is cut into at most as many parts. On
-  /// hosts without RDMA they are copied at the same time. With one engine, a large transfer holds up
-  /// whatever comes after it.
+  /// hosts without RDMA they are copied at the same time. With one engine, a large transfer holds
+  /// up whatever comes after it.
   std::size_t engines = 1;
   /// The calling thread itself registers and begins operations on host memory of up to this many
   /// bytes, when the engine is free and the peer is known; that takes it 5 to 40 us. The engine's

@@ -24,7 +24,7 @@ class Server:
     def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
-        self.name = f"{host}:{port}"
+        self.name: str = f"{host}:{port}"
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[Lines]:
@@ -55,7 +55,7 @@ def _why(error: Exception) -> str:
 class Child:
     """`serve` in a process of its own, which ends with this."""
 
-    name = "this host"
+    name: str = "this host"
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[Lines]:
