@@ -184,7 +184,8 @@ def _measure(
             results = asyncio.run(measure(peer, works, begin, end))
         except (PeerError, nc.TransferError) as error:
             advice = ""
-            if isinstance(error, nc.PeerUnreachableError):
+            # Either side may be the first to say so.
+            if isinstance(error, nc.PeerUnreachableError) or "'peer_unreachable'" in str(error):
                 advice = "\nUCX_NET_DEVICES, on both hosts: an interface that leads to the other"
             fail(f"{error}{advice}")
     output.write(peer.name, [result.figures() for result in results])
