@@ -1,5 +1,5 @@
-# To cross-compile with clang, which takes half as long as GCC, and GCC's libraries, and to run what comes of it with QEMU. Libraries beside
-# the compiler's own are looked for in CMAKE_FIND_ROOT_PATH.
+# To cross-compile with clang, which takes half as long as GCC, and GCC's libraries, and to run what
+# comes of it with QEMU. Libraries beside the compiler's own are looked for in CMAKE_FIND_ROOT_PATH.
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_CXX_COMPILER clang++-16)

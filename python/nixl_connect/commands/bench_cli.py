@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -114,9 +115,10 @@ class Output:
     def __post_init__(self) -> None:
         _check_file(self.plot, "--plot", (".svg", ".png", ".pdf"))
         _check_file(self.page, "--html", (".html", ".htm"))
-        # Reads it once before, for nobody wants to hear of it afterwards.
-        self.other()
+        # Now, for nobody wants to hear of it afterwards.
+        _ = self.other
 
+    @cached_property
     def other(self) -> Run | None:
         """The run to compare with."""
         try:
@@ -125,15 +127,15 @@ class Output:
             raise typer.BadParameter(str(error), param_hint="--compare") from None
 
     def write(self, peer: str, figures: list[Figures]) -> None:
-        measured, other = Run.now(peer, figures), self.other()
+        measured = Run.now(peer, figures)
         if self.as_json:
             print(json.dumps(figures, indent=1))
         else:
-            Console().print(_table(measured, other))
+            Console().print(_table(measured, self.other))
         if self.plot is not None:
             draw(figures, self.plot)
         if self.page is not None:
-            write(self.page, measured, other)
+            write(self.page, measured, self.other)
 
 
 def _check_file(path: Path | None, option: str, suffixes: tuple[str, ...]) -> None:

@@ -33,7 +33,8 @@ def svg(runs: Sequence[tuple[str, list[Figures]]], what: str) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     _close(figure)
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+    _, begin, rest = text.getvalue().partition("<svg")
+    return begin + rest
 
 
 def _draw(runs: Sequence[tuple[str, list[Figures]]], what: str) -> Any:
