@@ -147,6 +147,15 @@ struct Connector::Impl {
     return {std::move(operation), std::move(its_engine)};
   }
 
+  Connection begin_of_bytes(OperationKind kind, std::string_view bytes,
+                            std::vector<Descriptor> local,
+                            std::optional<std::chrono::nanoseconds> timeout,
+                            std::vector<Fence> after) {
+    std::string_view stream;
+    const RdmaMetadata rest = metadata_from_bytes(bytes, stream);
+    return begin(kind, rest, stream, std::move(local), timeout, std::move(after));
+  }
+
   Connection decline(const RdmaMetadata& remote, std::string reason,
                      std::optional<std::chrono::nanoseconds> timeout) {
     check_key(remote);
@@ -290,10 +299,8 @@ Connection Connector::begin_read(const RdmaMetadata& remote, std::vector<Descrip
 Connection Connector::begin_read(std::string_view remote, std::vector<Descriptor> local,
                                  std::optional<std::chrono::nanoseconds> timeout,
                                  std::vector<Fence> after) {
-  std::string_view stream;
-  const RdmaMetadata rest = metadata_from_bytes(remote, stream);
-  return impl_->begin(OperationKind::read, rest, stream, std::move(local), timeout,
-                      std::move(after));
+  return impl_->begin_of_bytes(OperationKind::read, remote, std::move(local), timeout,
+                               std::move(after));
 }
 
 Connection Connector::begin_write(std::vector<Descriptor> local, const RdmaMetadata& remote,
@@ -306,10 +313,8 @@ Connection Connector::begin_write(std::vector<Descriptor> local, const RdmaMetad
 Connection Connector::begin_write(std::vector<Descriptor> local, std::string_view remote,
                                   std::optional<std::chrono::nanoseconds> timeout,
                                   std::vector<Fence> after) {
-  std::string_view stream;
-  const RdmaMetadata rest = metadata_from_bytes(remote, stream);
-  return impl_->begin(OperationKind::write, rest, stream, std::move(local), timeout,
-                      std::move(after));
+  return impl_->begin_of_bytes(OperationKind::write, remote, std::move(local), timeout,
+                               std::move(after));
 }
 
 Connection Connector::decline(const RdmaMetadata& remote, std::string reason,
