@@ -1,6 +1,7 @@
 // A stand-in for NVIDIA's management library, `libnvidia-ml.so.1`: what UCX asks of it, of GPUs
 // that have `FAKE_CUDA_NVLINKS` links to others, 18 if nothing is said. Without links UCX does not
 // read over CUDA IPC.
+#include <cstdint>
 #include <cstring>
 
 #include "environment.h"
@@ -38,7 +39,7 @@ int nvmlDeviceGetCount_v2(unsigned* count) {
 
 // A handle is the index, and one.
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, char** device) {
-  *device = static_cast<char*>(nullptr) + index + 1;
+  *device = reinterpret_cast<char*>(std::uintptr_t{index} + 1);
   return 0;
 }
 int nvmlDeviceGetHandleByIndex(unsigned index, char** device) {
@@ -47,7 +48,7 @@ int nvmlDeviceGetHandleByIndex(unsigned index, char** device) {
 
 int nvmlDeviceGetPciInfo_v3(char* device, Pci* pci) {
   std::memset(pci, 0, sizeof *pci);
-  pci->bus = 0xa0 + unsigned(device - static_cast<char*>(nullptr)) - 1;
+  pci->bus = 0xa0 + unsigned(reinterpret_cast<std::uintptr_t>(device)) - 1;
   return 0;
 }
 

@@ -259,3 +259,32 @@ except KeyboardInterrupt:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == "interrupted\n"
+
+
+def test_the_heap_does_not_end_elsewhere_while_ucx_is_loaded() -> None:
+    """UCX moves the break up and down as it is loaded; where malloc does so too, the process dies."""
+    result = run_python(
+        """
+import ctypes
+import nixl_connect as nc
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+connector = nc.Connector()
+connector._core.start()
+ends, rounds = set(), 0
+while True:
+    end = libc.sbrk(0)
+    if connector._core.started:
+        break
+    ends.add(end)
+    rounds += 1
+    for piece in [libc.malloc(100_000) for _ in range(100)]:
+        libc.free(piece)
+connector.close()
+assert "libucs" in open("/proc/self/maps").read()
+assert rounds > 1 and len(ends) == 1, (rounds, ends)
+"""
+    )
+    assert result.returncode == 0, result.stderr

@@ -63,7 +63,18 @@ Engine::~Engine() {
 
 void Engine::start() {
   fork_guard_.check();
-  startup_.begin([this] { launch(); }, [this] { state_.mailbox.push(Task([](EngineLoop&) {})); });
+  const auto reserve_heap = [this] {
+    if (loaded_libraries("libucs").empty()) heap_reserve_ = std::make_unique<HeapReserve>();
+  };
+  startup_.begin(
+      [&] {
+        reserve_heap();
+        launch();
+      },
+      [&] {
+        reserve_heap();
+        state_.mailbox.push(Task([](EngineLoop&) {}));
+      });
 }
 
 void Engine::wait_started(const Interrupt& interrupt) {
@@ -241,6 +252,7 @@ void Engine::thread_main() noexcept {
       failure = Failure{ErrorCode::backend, std::string("the engine has failed: ") + error.what()};
     }
     if (!failure) break;
+    heap_reserve_.reset();
     startup_.report_failed(*failure);
     if (refuse_all(*failure)) break;
   }
@@ -285,6 +297,7 @@ std::optional<Failure> Engine::run_loop() {
   };
   publish(&*loop);
   startup_.report_started();
+  heap_reserve_.reset();
   std::vector<std::shared_ptr<Releasable>> survivors;
   try {
     survivors = loop->run();

@@ -15,6 +15,7 @@
 #include "engine/operation.h"
 #include "engine/startup.h"
 #include "nixl_connect/connector.h"
+#include "system/heap_reserve.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -99,6 +100,8 @@ class Engine final : public EnginePort, public std::enable_shared_from_this<Engi
   EngineState state_;
   ForkGuard fork_guard_;
   Startup startup_;
+  /// While a start may load UCX.
+  std::unique_ptr<HeapReserve> heap_reserve_;
   /// While the thread runs it; for whoever has the agent lock.
   EngineLoop* loop_ = nullptr;
 
