@@ -27,6 +27,8 @@ PACKAGE_SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake cpp python -
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # UCX takes every network interface that it finds; nothing here leaves this machine.
 export UCX_NET_DEVICES := lo
+# UCX 1.23 burns 50 ms eight times when it is loaded, to be sure that no thread is in what it patches.
+export UCX_MEM_BISTRO_GRACE_DURATION := 1ms
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export CTEST_PARALLEL_LEVEL := $(shell expr $$(nproc) \* 2)
 export NIXL_CONNECT_TEST_NIXL_DIR := $(CURDIR)/build/nixl
@@ -37,7 +39,7 @@ export CCACHE_BASEDIR := $(CURDIR)
 
 .PHONY: demo example-pipeline test check setup clean docs docs-cpp lint format stubs wheel sdist \
   fuzz soak bench bench-cpp bench-gpu $(PRESETS:%=configure-%) $(PRESETS:%=build-%) \
-  $(addprefix test-,cpp python stand-in rdma sanitizers compilers package)
+  $(addprefix test-,cpp python stand-in rdma sanitizers compilers package site)
 demo: $(STAMPS)/package
 	python docs/examples/encode_prefill.py
 example-pipeline: $(STAMPS)/package
@@ -45,10 +47,11 @@ example-pipeline: $(STAMPS)/package
 test: test-cpp test-python
 # What comes from elsewhere, is built and read, which nobody measures, at once; the tests.
 check:
-	$(MAKE) -j3 --output-sync=target EXTRAS=demo,test,examples,lint,docs setup \
-	  $(patsubst %,build-%,$(filter-out release,$(PRESETS))) lint docs test-package
+	$(MAKE) -j3 --output-sync=target EXTRAS=demo,test,examples,lint,docs,site setup \
+	  $(patsubst %,build-%,$(filter-out release,$(PRESETS))) lint test-site test-package
 	$(MAKE) test test-stand-in test-sanitizers test-compilers test-rdma
-setup: $(addprefix $(STAMPS)/,apt-test apt-package apt-docs aarch64 test-tools lint-tools docs-tools)
+setup: $(addprefix $(STAMPS)/,apt-test apt-package apt-docs apt-site aarch64 mermaid test-tools lint-tools \
+  docs-tools site-tools)
 clean:
 	rm -rf build .venv dist
 
@@ -72,6 +75,10 @@ $(STAMPS)/%-tools: pyproject.toml | $(STAMPS)/package
 	@touch $@
 $(STAMPS)/test-tools: pyproject.toml tools/test-packages tools/dynamo | $(STAMPS)/package
 	flock $(STAMPS) tools/test-packages $(NIXL_VERSION) $(NIXL_OTHERS)
+	@touch $@
+
+$(STAMPS)/mermaid: tools/mermaid | $(STAMPS)/venv
+	flock $(STAMPS) tools/mermaid build/docs/mermaid
 	@touch $@
 
 # The C++ builds: `make build-dev` and so on, one for each preset; what others wait for goes first.
@@ -113,10 +120,13 @@ test-package: build-dev $(STAMPS)/package $(STAMPS)/apt-package
 	MAKEFLAGS= $(WITH_NIXL) tests/package/run build/dev build/package
 
 # The documentation, into build/docs/site; the C++ library's reference, into build/docs/cpp.
-docs: $(STAMPS)/docs-tools docs-cpp
+docs: $(STAMPS)/docs-tools $(STAMPS)/mermaid docs-cpp
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 docs-cpp: $(STAMPS)/apt-docs
 	doxygen docs/Doxyfile
+# The pages in a browser; screenshots into build/docs/screenshots.
+test-site: docs $(STAMPS)/apt-site $(STAMPS)/site-tools
+	pytest tests/site
 lint: $(STAMPS)/lint-tools $(STAMPS)/test-tools configure-asan
 	pre-commit run --all-files
 format: $(STAMPS)/lint-tools

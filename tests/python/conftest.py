@@ -49,7 +49,7 @@ def launcher(*imports: str) -> Launcher:
 
 
 def is_read_at_start(variable: str) -> bool:
-    return variable.startswith(("LD_", "MALLOC_", "PYTHON", "NIXL_CONNECT_REPLACE_"))
+    return variable.startswith(("LD_", "MALLOC_", "PYTHON")) and variable != "PYTHONPATH"
 
 
 class Peer:
@@ -65,10 +65,11 @@ class Peer:
         """As a fork, unless Python itself has to be started for what it is given."""
         # Standard output is for replies; UCX would write its log there.
         environment = {"NIXL_LOG_LEVEL": "ERROR", "UCX_LOG_FILE": "stderr", **environment}
-        if script.parent != PEER.parent or any(map(is_read_at_start, environment)):
+        if any(map(is_read_at_start, environment)):
             return await cls.execute(sys.executable, str(script), *arguments, **environment)
         command = [str(script), *arguments]
-        imports = ("torch",) if DYNAMO in arguments else ()
+        # What is of Dynamo imports it.
+        imports = ("torch",) if DYNAMO in arguments or script.parent != PEER.parent else ()
         return cls(await launcher(*imports).start(command, {**os.environ, **environment}))
 
     @classmethod

@@ -26,6 +26,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import _nixl_connect_replace
+
 MODULES = ("asyncio", "importlib.metadata", "json", "numpy", "nixl_connect", "nixl_connect._core")
 LIMIT = 1 << 26  # bytes of a line
 
@@ -176,6 +178,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request["environment"])
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    _nixl_connect_replace.start()
     sys.argv = request["command"]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

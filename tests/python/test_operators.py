@@ -159,6 +159,7 @@ def prometheus(folder: Path, *targets: int) -> Iterator[Prometheus]:
 
 
 @needs_prometheus
+@pytest.mark.usefixtures("ctrl_c")
 def test_prometheus_scrapes_the_pipeline(tmp_path: Path) -> None:
     roles = ("image", "video", "prefill", "decode")
     first = free_ports(len(roles))
