@@ -25,7 +25,6 @@ from conftest import (
     few,
     needs_dynamo,
     not_among_few,
-    run_python,
 )
 from test_claims import (
     KINDS,
@@ -230,11 +229,12 @@ except nc.BackendError as error:
 """
 
 
-def test_a_gid_index_that_is_wrong() -> None:
-    ended = run_python(_OFFER, UCX_IB_GID_INDEX="200", **QUIET)
-    assert ended.returncode == 0, ended.stderr
-    print(ended.stdout)
-    assert "UCX_IB_GID_INDEX" in ended.stdout
+async def test_a_gid_index_that_is_wrong(start_peer: StartPeer) -> None:
+    peer = await start_peer(UCX_IB_GID_INDEX="200", **QUIET)
+    reply = await peer.ask("offer", kind="read", sizes=[SMALL], seed=1)
+    print(reply)
+    assert reply["error"] == "BackendError"
+    assert "UCX_IB_GID_INDEX" in reply["text"]
 
 
 def test_little_memory_may_be_locked() -> None:

@@ -123,7 +123,9 @@ def test_page(page: Page, address: str, path: str, request: pytest.FixtureReques
     assert drawn.count() == diagrams
     for diagram in drawn.all():
         box = diagram.bounding_box()
-        assert box is not None and box["height"] > 60 and box["width"] > 100, box
+        assert box is not None
+        assert box["height"] > 60, box
+        assert box["width"] > 100, box
 
     for image in page.locator(".md-content img").all():
         image.scroll_into_view_if_needed()
