@@ -171,29 +171,44 @@ class Wait {
   Wait(const Wait&) = delete;
   Wait& operator=(const Wait&) = delete;
   ~Wait() {
-    if (state_ == State::fresh) warn_of_nobody("coroutine 'wait_for_completion'");
+    if (stage_ == Stage::fresh) warn_of_nobody("coroutine 'wait_for_completion'");
     stop();
   }
 
-  PySendResult send(PyObject* value, PyObject** result) {
-    *result = nullptr;
-    if (state_ == State::ended) {
-      PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-      return PYGEN_ERROR;
-    }
-    try {
-      if (state_ == State::fresh && !begin()) return end(result);
-    } catch (...) {
-      stop();
-      set_error_of_exception();
-      return PYGEN_ERROR;
-    }
+  Stage stage() const { return stage_; }
+
+  bool begin() {
+    if (connection_->reached(milestone_)) return false;
+    auto [loop, bridge] = current();
+    Bridge& its = nb::cast<Bridge&>(bridge);
+    nb::object future = checked(PyObject_CallMethodNoArgs(loop.ptr(), names().create_future));
+    nb::object iterator = checked(PyObject_CallMethodNoArgs(future.ptr(), names().await));
+    token_ = its.waiting.add(std::move(future));
+    bridge_ = std::move(bridge);
+    if (!connection_->notify(milestone_, its.queue, token_)) return false;
+    future_ = std::move(iterator);
+    stage_ = Stage::waiting;
+    return true;
+  }
+
+  PySendResult resume(PyObject* value, PyObject** result) {
     const PySendResult sent = PyIter_Send(future_.ptr(), value, result);
     if (sent == PYGEN_NEXT) return sent;
     stop();
     if (sent == PYGEN_ERROR) return sent;
     Py_CLEAR(*result);
     return end(result);
+  }
+
+  PySendResult end(PyObject** result) {
+    stop();
+    if (connection_->status() == OperationStatus::errored) {
+      PyObject* raised = PyObject_CallMethodNoArgs(operation_.ptr(), names().raise_failure);
+      if (raised == nullptr) return PYGEN_ERROR;
+      Py_DECREF(raised);
+    }
+    *result = Py_NewRef(Py_None);
+    return PYGEN_RETURN;
   }
 
   /// As a coroutine's.
@@ -206,7 +221,7 @@ class Wait {
 
   /// Nobody waits any more.
   void stop() {
-    state_ = State::ended;
+    stage_ = Stage::ended;
     future_.reset();
     if (!bridge_.is_valid()) return;
     const nb::object held = std::exchange(bridge_, nb::object());
@@ -223,39 +238,11 @@ class Wait {
   }
 
  private:
-  enum class State { fresh, waiting, ended };
-
-  /// Returns whether there is something to wait for.
-  bool begin() {
-    if (connection_->reached(milestone_)) return false;
-    auto [loop, bridge] = current();
-    Bridge& its = nb::cast<Bridge&>(bridge);
-    nb::object future = checked(PyObject_CallMethodNoArgs(loop.ptr(), names().create_future));
-    nb::object iterator = checked(PyObject_CallMethodNoArgs(future.ptr(), names().await));
-    token_ = its.waiting.add(std::move(future));
-    bridge_ = std::move(bridge);
-    if (!connection_->notify(milestone_, its.queue, token_)) return false;
-    future_ = std::move(iterator);
-    state_ = State::waiting;
-    return true;
-  }
-
-  PySendResult end(PyObject** result) {
-    stop();
-    if (connection_->status() == OperationStatus::errored) {
-      PyObject* raised = PyObject_CallMethodNoArgs(operation_.ptr(), names().raise_failure);
-      if (raised == nullptr) return PYGEN_ERROR;
-      Py_DECREF(raised);
-    }
-    *result = Py_NewRef(Py_None);
-    return PYGEN_RETURN;
-  }
-
   nb::object operation_;
   nb::object core_;
   const Connection* connection_;
   Milestone milestone_;
-  State state_ = State::fresh;
+  Stage stage_ = Stage::fresh;
   nb::object bridge_;
   std::uint64_t token_ = 0;
   /// Its iterator, while this waits.

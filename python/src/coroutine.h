@@ -16,9 +16,15 @@ void warn_of_nobody(const char* what);
 /// As the `throw` of a coroutine which is not waiting.
 [[noreturn]] void throw_into_nobody(const nb::args& thrown);
 
+/// How far a coroutine is.
+enum class Stage { fresh, waiting, ended };
+
 /// What Python asks of a coroutine whose class is `T`, which has
 ///
-/// - `PySendResult send(PyObject* value, PyObject** result)`, which throws nothing,
+/// - `Stage stage() const`,
+/// - `bool begin()`: whether there is something to wait for; may throw,
+/// - `PySendResult resume(PyObject* value, PyObject** result)`: to go on with waiting,
+/// - `PySendResult end(PyObject** result)`: its result, or its error,
 /// - `nb::object raise(nb::args thrown)`, its `throw`,
 /// - `void stop()`: nobody waits any more,
 /// - `int visit(visitproc, void*) const`, for the collector.
@@ -27,7 +33,20 @@ struct Coroutine {
   static PyObject* self_of(PyObject* self) { return Py_NewRef(self); }
 
   static PySendResult send(PyObject* self, PyObject* value, PyObject** result) {
-    return nb::inst_ptr<T>(self)->send(value, result);
+    T& coroutine = *nb::inst_ptr<T>(self);
+    *result = nullptr;
+    if (coroutine.stage() == Stage::ended) {
+      PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+      return PYGEN_ERROR;
+    }
+    try {
+      if (coroutine.stage() == Stage::fresh && !coroutine.begin()) return coroutine.end(result);
+    } catch (...) {
+      coroutine.stop();
+      set_error_of_exception();
+      return PYGEN_ERROR;
+    }
+    return coroutine.resume(value, result);
   }
 
   /// As `send` in Python, which ends with an exception.

@@ -204,22 +204,30 @@ class Start {
   Start(const Start&) = delete;
   Start& operator=(const Start&) = delete;
   ~Start() {
-    if (state_ == State::fresh) warn_of_nobody("coroutine that makes an operation");
+    if (stage_ == Stage::fresh) warn_of_nobody("coroutine that makes an operation");
   }
 
-  PySendResult send(PyObject* value, PyObject** result) {
-    *result = nullptr;
-    if (state_ == State::ended) {
-      PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-      return PYGEN_ERROR;
+  Stage stage() const { return stage_; }
+
+  bool begin() {
+    stage_ = Stage::waiting;
+    if (is_large_ || !nb::cast<PythonConnector&>(attribute(connector_, names().core)).started() ||
+        !attribute(connector_, names().tracer).is_none()) {
+      awaited_ = otherwise_(type_, local_, after_, *arguments_);
+      return true;
     }
-    try {
-      if (state_ == State::fresh && !begin()) return end(result);
-    } catch (...) {
-      stop();
-      set_error_of_exception();
-      return PYGEN_ERROR;
-    }
+    const auto make = reinterpret_cast<newfunc>(
+        PyType_GetSlot(reinterpret_cast<PyTypeObject*>(type_.ptr()), Py_tp_new));
+    operation_ =
+        checked(make(reinterpret_cast<PyTypeObject*>(type_.ptr()), nb::tuple().ptr(), nullptr));
+    const nb::object core = start({operation_, connector_, local_, after_}, arguments_);
+    const auto& connection = nb::cast<const Connection&>(core);
+    if (!is_passive(arguments_) || is_offered(connection)) return false;
+    awaited_ = wait_for(operation_, core, Milestone::ready);
+    return true;
+  }
+
+  PySendResult resume(PyObject* value, PyObject** result) {
     const PySendResult sent = PyIter_Send(awaited_.ptr(), value, result);
     if (sent == PYGEN_NEXT) return sent;
     // It has ended: there is nothing to close.
@@ -230,6 +238,12 @@ class Start {
     }
     stop();
     return sent;
+  }
+
+  PySendResult end(PyObject** result) {
+    *result = operation_.release().ptr();
+    stop();
+    return PYGEN_RETURN;
   }
 
   nb::object raise(nb::args thrown) {
@@ -249,7 +263,7 @@ class Start {
 
   void stop() {
     const nb::error_scope kept;
-    state_ = State::ended;
+    stage_ = Stage::ended;
     const nb::object awaited = std::exchange(awaited_, nb::object());
     for (nb::object* held : {&operation_, &connector_, &type_, &otherwise_, &local_}) held->reset();
     after_.reset();
@@ -270,33 +284,6 @@ class Start {
   }
 
  private:
-  enum class State { fresh, waiting, ended };
-
-  /// Returns whether there is something to wait for.
-  bool begin() {
-    state_ = State::waiting;
-    if (is_large_ || !nb::cast<PythonConnector&>(attribute(connector_, names().core)).started() ||
-        !attribute(connector_, names().tracer).is_none()) {
-      awaited_ = otherwise_(type_, local_, after_, *arguments_);
-      return true;
-    }
-    const auto make = reinterpret_cast<newfunc>(
-        PyType_GetSlot(reinterpret_cast<PyTypeObject*>(type_.ptr()), Py_tp_new));
-    operation_ =
-        checked(make(reinterpret_cast<PyTypeObject*>(type_.ptr()), nb::tuple().ptr(), nullptr));
-    const nb::object core = start({operation_, connector_, local_, after_}, arguments_);
-    const auto& connection = nb::cast<const Connection&>(core);
-    if (!is_passive(arguments_) || is_offered(connection)) return false;
-    awaited_ = wait_for(operation_, core, Milestone::ready);
-    return true;
-  }
-
-  PySendResult end(PyObject** result) {
-    *result = operation_.release().ptr();
-    stop();
-    return PYGEN_RETURN;
-  }
-
   nb::object connector_;
   nb::object type_;
   /// The connector's coroutine function for all but the quick.
@@ -305,7 +292,7 @@ class Start {
   nb::object after_;
   nb::tuple arguments_;
   bool is_large_ = false;
-  State state_ = State::fresh;
+  Stage stage_ = Stage::fresh;
   nb::object operation_;
   nb::object awaited_;
 };
