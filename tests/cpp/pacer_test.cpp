@@ -10,6 +10,7 @@ using Mode = Wait::Mode;
 using std::chrono::hours;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
 using std::chrono::seconds;
 
 class PacerTest : public ::testing::Test {
@@ -18,7 +19,7 @@ class PacerTest : public ::testing::Test {
 
   /// Operations come and go, each taking so long.
   void operations_take(Clock::duration age, int count = 500) {
-    for (int i = 0; i < count; ++i) pacer.completed(age);
+    for (int i = 0; i < count; ++i) pacer.completed(age, false);
   }
   Wait next() const { return pacer.next(load, now); }
   /// How long until the next poll.
@@ -87,6 +88,22 @@ TEST_F(PacerTest, WithLargeOperationsAboutPausesAreShorter) {
   EXPECT_EQ(pause(), microseconds(500));
 }
 
+TEST_F(PacerTest, ALargeOperationThatIsDueIsLookedFor) {
+  pacer.completed(milliseconds(16), true);
+  const auto began = now;
+  happens();
+  load.large = 1;
+  const auto pause_after = [&](milliseconds idle) {
+    now = began + idle;
+    return pause();
+  };
+  EXPECT_EQ(pause_after(milliseconds(8)), microseconds(250));
+  EXPECT_EQ(pause_after(milliseconds(16)), microseconds(62) + nanoseconds(500));
+  EXPECT_EQ(pause_after(milliseconds(32)), milliseconds(1)) << "it takes longer than the last one";
+  load.large = 0;
+  EXPECT_EQ(pause_after(milliseconds(16)), milliseconds(1)) << "none is about";
+}
+
 TEST_F(PacerTest, BetweenPollsItRestsForAFractionOfWhatOperationsTake) {
   operations_take(microseconds(3200));
   happens();
@@ -141,7 +158,7 @@ TEST_F(PacerTest, APeerThatAllowsADelaySetsTheRest) {
 
 TEST_F(PacerTest, OneOldOperationDoesNotMakeTheRestLong) {
   operations_take(microseconds(320), 500);
-  pacer.completed(hours(1));
+  pacer.completed(hours(1), false);
   happens();
   load.operations = 8;
   EXPECT_LE(pause(), microseconds(70));

@@ -13,23 +13,26 @@ using std::chrono::milliseconds;
 constexpr auto kIdlePause = milliseconds(50);
 /// The shortest sleep that is worth the wake-up.
 constexpr auto kShortestPause = microseconds(20);
-/// A pause is this fraction of the time since something last happened; a long one, the smaller.
-constexpr int kPauseFraction = 8;
-constexpr int kLongPauseFraction = 64;
-/// While large operations are about, whose time a completion that is seen late adds to.
-constexpr int kLargePauseFraction = 32;
+/// A pause is the time since something last happened, divided by this; once that exceeds
+/// `kLongPause`, by the larger one.
+constexpr int kPauseDivisor = 8;
+constexpr int kLongPauseDivisor = 64;
+/// While large operations are about: a completion that is seen late adds to their time. And when
+/// one may complete any moment.
+constexpr int kLargePauseDivisor = 32;
+constexpr int kDuePauseDivisor = 256;
 constexpr auto kLongPause = milliseconds(1);
 /// A poll that took longer has moved something.
 constexpr auto kLongPoll = microseconds(400);
-/// While operations come and go, a rest is this fraction of what they take, and at most so long;
-/// with many at once, when it is throughput that counts, the larger one.
-constexpr int kRestFraction = 64;
-constexpr int kBusyRestFraction = 16;
+/// While operations come and go, a rest is what they take, divided by this, and at most so long;
+/// with many at once, when it is throughput that counts, by the smaller one.
+constexpr int kRestDivisor = 64;
+constexpr int kBusyRestDivisor = 16;
 constexpr std::size_t kManyOperations = 8;
 constexpr auto kLongestRest = microseconds(100);
 constexpr auto kLongestBusyRest = microseconds(1000);
 /// Operations that take longer count as this, so that rests grow no further.
-constexpr auto kLongestAge = kLongestBusyRest * kBusyRestFraction;
+constexpr auto kLongestAge = kLongestBusyRest * kBusyRestDivisor;
 /// How many operations what they take is averaged over.
 constexpr double kAgeMemory = 32;
 /// When registering and beginning has taken a caller longer than this, the engine's thread does it
@@ -52,7 +55,8 @@ constexpr int kMostSkips = 63;
 
 }  // namespace
 
-void Pacer::completed(Clock::duration age) noexcept {
+void Pacer::completed(Clock::duration age, bool large) noexcept {
+  if (large) large_age_ = age;
   // One that has waited for long says nothing of those that follow.
   typical_age_ += (std::min<Clock::duration>(age, kLongestAge) - typical_age_) / kAgeMemory;
 }
@@ -88,8 +92,8 @@ bool Pacer::busy(const Load& load) const noexcept {
 Clock::duration Pacer::rest(const Load& load) const noexcept {
   if (last_work_ < peers_delay_until_) return peers_delay_;
   const auto age = std::chrono::duration_cast<Clock::duration>(typical_age_);
-  return busy(load) ? std::min<Clock::duration>(age / kBusyRestFraction, kLongestBusyRest)
-                    : std::min<Clock::duration>(age / kRestFraction, kLongestRest);
+  return busy(load) ? std::min<Clock::duration>(age / kBusyRestDivisor, kLongestBusyRest)
+                    : std::min<Clock::duration>(age / kRestDivisor, kLongestRest);
 }
 
 Wait Pacer::next(const Load& load, Clock::time_point now) const noexcept {
@@ -106,9 +110,11 @@ Wait Pacer::next(const Load& load, Clock::time_point now) const noexcept {
       if (busy(load)) return {last_poll_ + rest_now, Mode::standby};
       return {now + rest_now, Mode::rest};
     }
-    const auto pause =
-        std::min<Clock::duration>(idle / (load.large > 0 ? kLargePauseFraction : kPauseFraction),
-                                  std::max<Clock::duration>(idle / kLongPauseFraction, kLongPause));
+    const int divisor = load.large == 0 ? kPauseDivisor
+                        : is_due(idle)  ? kDuePauseDivisor
+                                        : kLargePauseDivisor;
+    const auto pause = std::min<Clock::duration>(
+        idle / divisor, std::max<Clock::duration>(idle / kLongPauseDivisor, kLongPause));
     const auto least = busy(load) ? std::max<Clock::duration>(rest_now, kShortestPause)
                                   : Clock::duration(kShortestPause);
     until = now + std::min(std::max(pause, least), max_pause_);

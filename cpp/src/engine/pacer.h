@@ -12,7 +12,8 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 struct Load {
   /// Passive operations that wait for a peer, and transfers in flight.
   std::size_t operations = 0;
-  /// Of all operations, those that are not small.
+  /// Offers, transfers in flight and operations that wait for a fence, of those that are not small
+  /// (`Request::small`); not a part of `operations`.
   std::size_t large = 0;
   /// Whether a peer or NIXL has something to do for us, or a fence has.
   bool pending = false;
@@ -29,8 +30,9 @@ struct Load {
 /// gets its answer. While something is pending and something happened less than `spin` ago it polls
 /// without sleeping, but rests for a fraction of what operations take of late, or for the delay
 /// that a peer allows: with many in flight each poll then finds several, and callers get the
-/// processor. After that it pauses for a fraction of the time since something last happened, and
-/// not past the next deadline or notice. While a caller drives the engine, or a waiter polls, it
+/// processor. After that it pauses for a fraction of the time since something last happened, a
+/// small one when a large operation takes as long as the last one did, and not past the next
+/// deadline or notice. While a caller drives the engine, or a waiter polls, it
 /// leaves that to them.
 ///
 /// Thread safety: for whoever has the agent lock.
@@ -47,7 +49,7 @@ class Pacer {
   /// NIXL has been polled.
   void polled(Clock::time_point now) noexcept { last_poll_ = now; }
   /// An operation has completed so long after it began.
-  void completed(Clock::duration age) noexcept;
+  void completed(Clock::duration age, bool large) noexcept;
   /// The owner of the operations of a peer lets notices wait for so long.
   void peer_allows_delay(std::chrono::microseconds delay, Clock::time_point now) noexcept;
   /// A caller has polled with `Connector::progress`, and will again.
@@ -89,6 +91,10 @@ class Pacer {
   static Clock::time_point watch_ends(Clock::time_point now) noexcept;
 
  private:
+  /// Whether a large operation that began when something last happened may complete any moment.
+  bool is_due(Clock::duration idle) const noexcept {
+    return idle > large_age_ / 8 * 7 && idle < large_age_ / 4 * 5;
+  }
   /// Whether it is throughput that counts now.
   bool busy(const Load& load) const noexcept;
   /// How long to leave NIXL alone between two polls while operations come and go: a fraction of
@@ -102,6 +108,8 @@ class Pacer {
   Clock::time_point last_driven_;
   /// How long operations have taken of late.
   std::chrono::duration<double> typical_age_{0};
+  /// How long the last large one took.
+  Clock::duration large_age_{0};
   /// The delay that peers have allowed last, and until when that counts.
   std::chrono::microseconds peers_delay_{0};
   Clock::time_point peers_delay_until_;

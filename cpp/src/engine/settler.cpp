@@ -34,7 +34,7 @@ void Settler::settle(const OperationPtr& operation, Outcome outcome) {
 void Settler::complete(Operation& operation, Clock::time_point now) {
   Flight& flight = operation.flight;
   if (operation.request.moves_data()) {
-    needs_.pacer.completed(now - operation.request.began);
+    needs_.pacer.completed(now - operation.request.began, !operation.request.small);
     if (flight.peer != nullptr) needs_.peers.succeeded(*flight.peer);
   }
   if (flight.engine_notifies) {
