@@ -78,7 +78,11 @@ def memory_of(data: object) -> Memory:
     if data is None:
         raise ValueError(f"data: {EXPECTED}; got None")
     memory = _memory_of_tuple(data) if isinstance(data, tuple) else _memory_of_one(data)
-    if memory.address <= 0 or memory.size <= 0:
+    if memory.size == 0:
+        raise ValueError(
+            "data: expected at least one byte, got none: what is empty needs no transfer"
+        )
+    if memory.address <= 0 or memory.size < 0:
         raise ValueError(
             "data: expected at least one byte at an address that is not null, got "
             f"{memory.size} bytes at {memory.address:#x}"

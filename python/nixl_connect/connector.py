@@ -85,8 +85,9 @@ class Connector(Worker):
     max_pause
         The longest pause, in seconds, between two polls while an operation is pending. A longer
         pause makes a waiting offer cheaper, and the answer to its peer later. Pauses grow with
-        the time since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s. A
-        transfer may need two polls.
+        the time since something last happened: to 1 ms after 8 ms (after 32 ms while an operation
+        is about that is larger than `inline_limit` or on a GPU), to 10 ms after 0.64 s. A transfer
+        may need two polls.
     engines
         NIXL agents, each with a thread, from 1 to 64. The first does all small operations, the
         others do large ones on host memory (from 1 MiB). Each large operation is cut into at most

@@ -152,7 +152,7 @@ TEST(Bytes, SayWhatIsWrong) {
     EXPECT_NE(bytes_rejection(bytes).find(why), std::string::npos) << bytes_rejection(bytes);
   };
   expect_rejected("", "no magic number at byte 0 of 0");
-  expect_rejected("{}", "JSON, which is text");
+  expect_rejected("{}", "JSON, which metadata_from_json takes");
   expect_rejected("\x93nc", "unexpected end at byte 3 of 3");
   expect_rejected("\x93nc\x02", "expected version 1, got 2 at byte 3");
   expect_rejected("\x93nc\x01\x03", "unknown kind of operation");

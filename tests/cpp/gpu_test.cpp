@@ -298,7 +298,7 @@ TEST_F(Gpu, TheDriverKnowsWhereMemoryIs) {
   const Buffer buffer(1000);
   const auto offered = [&](Descriptor d, std::uint32_t device) {
     d.device = {DeviceKind::cuda, device};
-    return refusal([&] { left->create_readable({buffer.descriptor(), d}); });
+    return refusal([&] { static_cast<void>(left->create_readable({buffer.descriptor(), d})); });
   };
   EXPECT_EQ(offered(memory.descriptor(), 1), "nothing was refused");
   EXPECT_THAT(offered(memory.descriptor(), 0),

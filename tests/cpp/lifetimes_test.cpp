@@ -50,7 +50,7 @@ TEST_F(Lifetimes, TheLastConnectorMayGoOnTheEnginesThread) {
         gone.set_value();
       });
       // It runs to its end unwatched, and the memory's owner is the last that has the connector.
-      connector->begin_read(metadata, {std::move(local)});
+      static_cast<void>(connector->begin_read(metadata, {std::move(local)}));
     }
     gone.get_future().wait();
   }

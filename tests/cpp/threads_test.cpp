@@ -48,7 +48,7 @@ TEST_F(Threads, RandomOperationsEndRight) {
         };
         const auto offer = owner.create_readable({source.descriptor()}, tight());
         const auto queue = CompletionQueue::create();
-        offer.notify(Milestone::ended, queue, 1);
+        static_cast<void>(offer.notify(Milestone::ended, queue, 1));
         try {
           const auto metadata = offer.metadata();
           const auto read = mover.begin_read(metadata, {target.descriptor()}, tight());

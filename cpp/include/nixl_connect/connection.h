@@ -75,8 +75,9 @@ class NIXL_CONNECT_API Connection {
   /// Whether the milestone has been passed. An operation that ends passes all before it.
   bool reached(Milestone milestone) const noexcept;
 
-  /// What to send to the peer. Waits until the memory is registered (microseconds, unless the
-  /// engine is in the middle of a large copy). Throws `Error(invalid_state)` on an active
+  /// What to send to the peer. Waits until the memory is registered: microseconds, unless the
+  /// engine is in the middle of a large copy, or NIXL is being loaded (a second; see
+  /// `Connector::start`). Throws `Error(invalid_state)` on an active
   /// operation. If the operation has ended other than `complete`, throws its failure, or
   /// `Error(cancelled)`.
   RdmaMetadata metadata(MetadataEncoding encoding = MetadataEncoding::base64) const;
@@ -110,13 +111,13 @@ class NIXL_CONNECT_API Connection {
   bool wait_for_readers(std::uint32_t count,
                         std::optional<std::chrono::nanoseconds> timeout = std::nullopt) const;
   /// As `notify`, for when `count` peers are done, or the operation has ended.
-  bool notify_readers(std::uint32_t count, std::shared_ptr<CompletionQueue> queue,
-                      std::uint64_t token) const;
+  [[nodiscard]] bool notify_readers(std::uint32_t count, std::shared_ptr<CompletionQueue> queue,
+                                    std::uint64_t token) const;
 
   /// Pushes `token` to `queue` once, when the milestone is reached. Returns false, and pushes
   /// nothing, when that has happened already.
-  bool notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue,
-              std::uint64_t token) const;
+  [[nodiscard]] bool notify(Milestone milestone, std::shared_ptr<CompletionQueue> queue,
+                            std::uint64_t token) const;
   /// Takes back a `notify` that has not fired. Harmless otherwise.
   void forget(const CompletionQueue& queue, std::uint64_t token) const;
 

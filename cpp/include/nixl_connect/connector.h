@@ -37,7 +37,8 @@ struct ConnectorOptions {
   /// How long the engine keeps polling at full speed after something happened.
   std::chrono::microseconds spin{200};
   /// The longest pause between two polls while an operation is pending. Pauses grow with the time
-  /// since something last happened: to 1 ms after 8 ms, to 10 ms after 0.64 s. A transfer may need
+  /// since something last happened: to 1 ms after 8 ms (after 32 ms while an operation is about
+  /// that is larger than `inline_limit` or on a GPU), to 10 ms after 0.64 s. A transfer may need
   /// two polls.
   std::chrono::microseconds max_pause{10'000};
   /// NIXL agents, each with a thread. The first does all small operations, the others do large ones
@@ -206,7 +207,7 @@ class NIXL_CONNECT_API Connector {
   void start();
   /// As `Connection::notify`, for the moment when the agent is made or has failed to be.
   /// Throws nothing; `check_started` tells which it was.
-  bool notify_started(std::shared_ptr<CompletionQueue> queue, std::uint64_t token);
+  [[nodiscard]] bool notify_started(std::shared_ptr<CompletionQueue> queue, std::uint64_t token);
   /// Whether the agent is made. Throws why it could not be.
   bool check_started() const;
   /// Whether the agent is made. Throws nothing.
@@ -225,13 +226,13 @@ class NIXL_CONNECT_API Connector {
   /// The operation is complete when `readers` peers have read it, each with an operation of its
   /// own: by default one, and with `kAnyNumber` never, until it is withdrawn. A peer beyond that
   /// number, a late one, or one that comes a second time gets `Error(offer_closed)`.
-  Connection create_readable(std::vector<Descriptor> local,
-                             std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
-                             std::vector<Fence> after = {}, std::uint32_t readers = 1);
+  [[nodiscard]] Connection create_readable(
+      std::vector<Descriptor> local, std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
+      std::vector<Fence> after = {}, std::uint32_t readers = 1);
   /// Offers memory that a peer may write. Else as `create_readable`.
-  Connection create_writable(std::vector<Descriptor> local,
-                             std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
-                             std::vector<Fence> after = {}, std::uint32_t writers = 1);
+  [[nodiscard]] Connection create_writable(
+      std::vector<Descriptor> local, std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
+      std::vector<Fence> after = {}, std::uint32_t writers = 1);
 
   /// Begins to read what a peer offers. The metadata is checked here, on the caller's thread. The
   /// transfer starts by itself when all fences have been passed. The timeout is as in
@@ -239,29 +240,33 @@ class NIXL_CONNECT_API Connector {
   /// Throws `Error(invalid_argument)` when the local list is wrong by itself, or does not match the
   /// remote's in number and sizes, and `Error(rejected_metadata)` when the metadata is not
   /// right, or is for a write.
-  Connection begin_read(const RdmaMetadata& remote, std::vector<Descriptor> local,
-                        std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
-                        std::vector<Fence> after = {});
+  [[nodiscard]] Connection begin_read(
+      const RdmaMetadata& remote, std::vector<Descriptor> local,
+      std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
+      std::vector<Fence> after = {});
   /// The same, from the metadata's bytes, in fewer steps than by way of `metadata_from_bytes`.
-  Connection begin_read(std::string_view remote, std::vector<Descriptor> local,
-                        std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
-                        std::vector<Fence> after = {});
+  [[nodiscard]] Connection begin_read(
+      std::string_view remote, std::vector<Descriptor> local,
+      std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
+      std::vector<Fence> after = {});
   /// Begins to write to what a peer offers. Else as `begin_read`.
-  Connection begin_write(std::vector<Descriptor> local, const RdmaMetadata& remote,
-                         std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
-                         std::vector<Fence> after = {});
+  [[nodiscard]] Connection begin_write(
+      std::vector<Descriptor> local, const RdmaMetadata& remote,
+      std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
+      std::vector<Fence> after = {});
   /// The same, of the metadata's bytes.
-  Connection begin_write(std::vector<Descriptor> local, std::string_view remote,
-                         std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
-                         std::vector<Fence> after = {});
+  [[nodiscard]] Connection begin_write(
+      std::vector<Descriptor> local, std::string_view remote,
+      std::optional<std::chrono::nanoseconds> timeout = std::nullopt,
+      std::vector<Fence> after = {});
 
   /// Tells a peer that its offer is not wanted, so that it does not wait for its deadline: its
   /// operation ends with `remote_failed` and the reason, of which up to 127 bytes of ASCII are
   /// sent. The returned operation is complete when the message is on its way, and fails with
   /// `offer_closed` when the offer is closed already. Throws `Error(rejected_metadata)`. Peers that
   /// do not run this library are not told.
-  Connection decline(const RdmaMetadata& remote, std::string reason,
-                     std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+  [[nodiscard]] Connection decline(const RdmaMetadata& remote, std::string reason,
+                                   std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
 
   /// Connects to a peer before anything is moved, so that the first transfer takes no longer than
   /// the next: makes the endpoints to it, from each engine. `remote` is the metadata of an offer of
@@ -269,8 +274,8 @@ class NIXL_CONNECT_API Connector {
   /// `agent_metadata`. If the offer is of this library and open, the returned operation is complete
   /// when the peer has answered; otherwise when this side has done all that it can. Throws
   /// `Error(rejected_metadata)`; ends with `peer_unreachable`, and `timed_out` when nobody answers.
-  Connection connect(const RdmaMetadata& remote,
-                     std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
+  [[nodiscard]] Connection connect(const RdmaMetadata& remote,
+                                   std::optional<std::chrono::nanoseconds> timeout = std::nullopt);
 
   /// Does the engine's work on the calling thread, and returns whether there was any. For runtimes
   /// that poll anyway: while this is called every 20 ms or more often, the connector's own thread

@@ -19,10 +19,10 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 /// timeout throw `Error(invalid_state)` there. Without an owner the caller must keep the memory
 /// alive until the operation has passed `Milestone::released`.
 struct Descriptor {
-  std::uintptr_t address = 0;         ///< First byte; never 0.
-  std::size_t size = 0;               ///< Bytes; never 0.
-  Device device{};                    ///< Where the memory is.
-  std::shared_ptr<const void> owner;  ///< Keeps the memory alive; may be null.
+  std::uintptr_t address = 0;           ///< First byte; never 0.
+  std::size_t size = 0;                 ///< Bytes; never 0.
+  Device device{};                      ///< Where the memory is.
+  std::shared_ptr<const void> owner{};  ///< Keeps the memory alive; may be null.
 };
 
 /// Whether data may arrive there. For host memory the system is asked about the first and the last

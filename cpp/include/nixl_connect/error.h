@@ -19,7 +19,7 @@ enum class ErrorCode {
   offer_closed,       ///< The peer's offer was used before, was withdrawn, or has expired.
   peer_unreachable,   ///< The peer could not be reached: nothing was ever moved to or from it.
   peer_disconnected,  ///< The peer was reached before and is gone now.
-  remote_failed,      ///< The peer says that its side of the operation failed or was cancelled.
+  remote_failed,      ///< The peer has failed, cancelled or died while it was at the operation.
   cancelled,          ///< Cancelled on this side.
   timed_out,          ///< The deadline passed.
   backend,            ///< NIXL or its backend refused a call.

@@ -21,9 +21,7 @@ Claim::~Claim() {
   if (process_ == this_process()) failed(ClaimEnd::abandoned, "abandoned");
 }
 
-bool Claim::stands() const noexcept {
-  return table_ != nullptr && slot_.is_open(generation_) && !table_->owner.ended();
-}
+bool Claim::stands() const noexcept { return !owner_ended() && slot_.is_open(generation_); }
 
 void Claim::done() noexcept {
   if (table_ == nullptr) return;

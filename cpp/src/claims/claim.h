@@ -45,6 +45,8 @@ class Claim {
   pid_t owner() const noexcept { return table_ == nullptr ? 0 : table_->owner.process(); }
   /// Whether the owner lives, and has not withdrawn its offer.
   bool stands() const noexcept;
+  /// Whether the owner's process has ended.
+  bool owner_ended() const noexcept { return table_ == nullptr || table_->owner.ended(); }
   /// The transfer has completed.
   void done() noexcept;
   /// It has truly stopped, or has never begun, for this reason.

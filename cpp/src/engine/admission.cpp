@@ -20,7 +20,8 @@ Failure closed_offer(const Operation& operation) {
   return {ErrorCode::offer_closed,
           operation.request.describe() +
               ": the offer is closed: it was used already by as many as it was made for, was "
-              "withdrawn, or its deadline has passed"};
+              "withdrawn (as one is that its owner does not hold), its deadline has passed, or its "
+              "owner has closed"};
 }
 
 Failure unmapped_address(const Operation& operation) {

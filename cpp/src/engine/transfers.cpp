@@ -58,12 +58,14 @@ std::optional<Outcome> Transfers::begin(const OperationPtr& operation) {
     return Outcome::not_posted({code, request.describe() + ": " + what + error.what() + advice});
   }
   flight.posted = true;
+  // To post is to copy, between processes of a host.
+  if (!request.small) operation->progress.make_in_progress();
   try {
     if (flight.transfer->post()) return Outcome::complete();
   } catch (const AgentError& error) {
     return broken(*operation, error);
   }
-  operation->progress.make_in_progress();
+  if (request.small) operation->progress.make_in_progress();
   in_flight_.add(operation);
   return std::nullopt;
 }
@@ -95,10 +97,12 @@ Outcome Transfers::broken(const Operation& operation, const AgentError& error) {
     return outcome;
   }
   const bool reached = flight.peer->reached;
+  const bool has_ended = flight.claim != nullptr && flight.claim->owner_ended();
   return Outcome::broken({reached ? ErrorCode::peer_disconnected : ErrorCode::peer_unreachable,
                           operation.request.describe() + ": the peer " +
                               (reached ? "has disconnected: " : "could not be reached: ") +
-                              error.what() + cuda_memory_advice(operation.flight.local_regions)});
+                              (has_ended ? "its process has ended: " : "") + error.what() +
+                              cuda_memory_advice(operation.flight.local_regions)});
 }
 
 void Transfers::hold_own_memory(Operation& operation) {

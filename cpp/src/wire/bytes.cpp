@@ -142,7 +142,7 @@ class Reader {
 
   void magic() {
     if (!bytes_.starts_with(kMagic)) {
-      reject(bytes_.starts_with('{') ? "JSON, which is text" : "no magic number");
+      reject(bytes_.starts_with('{') ? "JSON, which metadata_from_json takes" : "no magic number");
     }
     offset_ = kMagic.size();
     if (const auto version = byte(); version != kVersion) {

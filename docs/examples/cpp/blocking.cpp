@@ -49,7 +49,7 @@ bool refuses(nc::Connector& owner, nc::Connector& reader, const Buffer& large,
              const Buffer& small) {
   const nc::Connection offer = owner.create_readable({large.descriptor()});
   try {
-    reader.begin_read(offer.metadata(), {small.descriptor()});
+    static_cast<void>(reader.begin_read(offer.metadata(), {small.descriptor()}));
   } catch (const nc::Error& error) {
     return error.code() == nc::ErrorCode::invalid_argument;
   }

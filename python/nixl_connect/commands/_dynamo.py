@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,21 +67,38 @@ def _active(versions: dict[str, str]) -> Finding:
     if not versions:
         return Finding(subject, "absent", "no Dynamo is installed")
     advice = f"{_replace.VARIABLE}=1 or `nixl-connect run` has it be this library"
+    if (problem := _problem_with_nixl()) is not None:
+        detail = f"Dynamo's own, {found}, which cannot load NIXL: {problem}"
+        needs = "Dynamo's own needs the package nixl, and NIXL's wheel for the CUDA of torch"
+        return Finding(subject, "warning", detail, f"{needs}; {advice}")
     return Finding(subject, "ok", f"Dynamo's own, {found}; {advice}")
 
 
+def _problem_with_nixl() -> str | None:
+    """Why NIXL's Python package, which Dynamo's own module uses, cannot be imported, if so."""
+    tried = subprocess.run(
+        [sys.executable, "-c", "import nixl._api"], capture_output=True, text=True, check=False
+    )
+    if tried.returncode == 0:
+        return None
+    return (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
+
+
 def missing_names(source: str) -> list[str]:
-    """Public classes and members of a ``dynamo.nixl_connect`` that this library has not."""
+    """Public classes, their members, and functions of a ``dynamo.nixl_connect`` that this library
+    has not."""
     missing = []
     for node in ast.parse(source).body:
-        if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if node.name.startswith("_"):
             continue
         ours = getattr(nc, node.name, None)
         if ours is None:
             missing.append(node.name)
             continue
         fields = getattr(ours, "model_fields", {})
-        for name in _members(node):
+        for name in _members(node) if isinstance(node, ast.ClassDef) else ():
             if not hasattr(ours, name) and name not in fields:
                 missing.append(f"{node.name}.{name}")
     return [name for name in missing if name not in _INSIDE]

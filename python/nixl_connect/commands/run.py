@@ -63,4 +63,4 @@ def _command(arguments: list[str]) -> list[str]:
         return [found, *arguments[1:]]
     if first.startswith("-") or path.is_file() or (path / "__main__.py").exists():
         return [sys.executable, *subprocess._args_from_interpreter_flags(), *arguments]  # type: ignore[attr-defined]
-    raise RunError(f"{first}: expected -m and a module, a script, or a command; there is none")
+    raise RunError(f"{first}: expected a script, a command in PATH, or -m and a module")
