@@ -90,6 +90,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(params=SCREENS)
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
     with browser.new_context(**SCREENS[request.param]) as context:
+        context.set_default_timeout(100_000)  # beside compilers
         yield context.new_page()
 
 
