@@ -114,7 +114,10 @@ async def test_metadata_must_be_metadata(other: nc.Connector) -> None:
     for wrong in (None, {}, "b64:", [b""]):
         with pytest.raises(TypeError, match="remote_metadata: expected RdmaMetadata or bytes"):
             await other.begin_read(wrong, nc.Descriptor(bytearray(1)))  # type: ignore[arg-type]
-    for text, why in ((b"", "no magic number at byte 0 of 0"), (b"{}", "JSON, which metadata_from_json takes")):
+    for text, why in (
+        (b"", "no magic number at byte 0 of 0"),
+        (b"{}", "JSON, which metadata_from_json takes"),
+    ):
         with pytest.raises(nc.RejectedMetadataError, match=why):
             await other.begin_read(text, nc.Descriptor(bytearray(1)))
 
