@@ -320,7 +320,7 @@ def test_run_is_the_program(tmp_path: Path) -> None:
     ("arguments", "status", "message"),
     [
         ([], 2, "Missing argument"),
-        (["nowhere"], 1, "nowhere: expected -m and a module, a script, or a command"),
+        (["nowhere"], 1, "nowhere: expected a script, a command in PATH, or -m and a module"),
         (["-m", "nowhere_at_all"], 1, "No module named nowhere_at_all"),
     ],
 )
@@ -337,14 +337,20 @@ def test_what_cannot_be_run(arguments: list[str], status: int, message: str) -> 
     assert message in result.stderr
 
 
-def test_what_the_doctor_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_doctor_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def said(**environment: str) -> str:
         code = "from nixl_connect.commands import _dynamo; print(*_dynamo.find_dynamo())"
         return run(code, **environment)[0]
 
     assert "state='ok', detail='this library, by " in said(**{VARIABLE: "1"})
     pytest.importorskip("dynamo.nixl_connect")
-    assert "detail=\"Dynamo's own, ai-dynamo-runtime " in said()
+    own = said()
+    assert "state='ok', detail=\"Dynamo's own, ai-dynamo-runtime " in own
+    (tmp_path / "nixl").mkdir()
+    (tmp_path / "nixl" / "__init__.py").write_text("raise ImportError('it lacks a wheel')")
+    broken = said(PYTHONPATH=str(tmp_path))
+    assert "state='warning', detail=\"Dynamo's own, ai-dynamo-runtime " in broken
+    assert "which cannot load NIXL: ImportError: it lacks a wheel" in broken
     monkeypatch.setattr("nixl_connect.commands._dynamo.TESTED", ("0.7.1",))
     (_, version) = find_dynamo()
     assert version.state == "warning"
@@ -372,6 +378,9 @@ class RdmaMetadata:
     @field_validator("colour")
     def check(cls, value): ...
 class Teleport: pass
+def beam(): pass
+def _quietly(): pass
 """
-    assert missing_names(source) == ["Connector.fly", "RdmaMetadata.colour", "Teleport"]
+    missing = ["Connector.fly", "RdmaMetadata.colour", "Teleport", "beam"]
+    assert missing_names(source) == missing
     assert TESTED
