@@ -124,7 +124,7 @@ docs: $(STAMPS)/docs-tools $(STAMPS)/mermaid docs-cpp
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 docs-cpp: $(STAMPS)/apt-docs
 	doxygen docs/Doxyfile
-# The pages in a browser; screenshots into build/docs/screenshots.
+# The pages in a browser; SCREENSHOTS=1 puts what it shows into build/docs/screenshots.
 test-site: docs $(STAMPS)/apt-site $(STAMPS)/site-tools
 	pytest tests/site
 lint: $(STAMPS)/lint-tools $(STAMPS)/test-tools configure-asan
