@@ -80,7 +80,7 @@ def memory_of(data: object) -> Memory:
     memory = _memory_of_tuple(data) if isinstance(data, tuple) else _memory_of_one(data)
     if memory.size == 0:
         raise ValueError(
-            "data: expected at least one byte, got none: what is empty needs no transfer"
+            "data: expected at least one byte, got 0 bytes: what is empty needs no transfer"
         )
     if memory.address <= 0 or memory.size < 0:
         raise ValueError(

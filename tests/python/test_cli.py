@@ -120,7 +120,8 @@ def test_bench_measures_here(tmp_path: Path) -> None:
     assert "4 KiB" in table.stdout
 
 
-def test_bench_writes_a_page_and_compares(tmp_path: Path) -> None:
+def test_bench_writes_a_page_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # or headings break where figures are long
     options = ["--in-flight", "1", "--seconds", "0.02"]
     before = run("bench", "--sizes", "4K", *options, "--html", "before.html", cwd=tmp_path)
     assert before.returncode == 0, before.stderr
