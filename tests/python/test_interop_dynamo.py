@@ -43,6 +43,8 @@ async def test_every_byte_arrives(
         assert (waited["status"], waited["right"]) == ("DONE", True), (sizes, waited)
 
 
+# To import torch, which Dynamo's module does, takes a minute and more by emulation.
+@pytest.mark.timeout(300)
 @pytest.mark.rdma
 @pytest.mark.parametrize(("passive", "active"), few(*PAIRS[:2]))
 async def test_both_directions_between_one_pair(
