@@ -1,10 +1,13 @@
 #include "system/heap_reserve.h"
 
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstddef>
 #include <cstdlib>
 #include <vector>
+
+#include "system/process.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -27,7 +30,8 @@ constexpr bool kUsesBreak = true;
 }  // namespace
 
 HeapReserve::HeapReserve() {
-  if (!kUsesBreak || ::gettid() != ::getpid()) return;
+  // glibc before 2.30, as of manylinux_2_28, has no gettid.
+  if (!kUsesBreak || ::syscall(SYS_gettid) != this_process()) return;
   std::vector<void*> pieces(kPieces);
   for (void*& piece : pieces) piece = std::malloc(kPiece);
   last_ = std::malloc(kPiece);
