@@ -265,7 +265,7 @@ def test_the_heap_does_not_end_elsewhere_while_ucx_is_loaded() -> None:
     """UCX moves the break up and down as it is loaded; where malloc does so too, the process dies."""
     result = run_python(
         """
-import ctypes
+import ctypes, mmap
 import nixl_connect as nc
 
 libc = ctypes.CDLL(None)
@@ -273,6 +273,7 @@ libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
 connector = nc.Connector()
 connector._core.start()
+first = libc.sbrk(0)
 ends, rounds = set(), 0
 while True:
     end = libc.sbrk(0)
@@ -284,7 +285,8 @@ while True:
         libc.free(piece)
 connector.close()
 assert "libucs" in open("/proc/self/maps").read()
-assert rounds > 1 and len(ends) == 1, (rounds, ends)
+# UCX itself moves it by a page, and back, which may be seen.
+assert rounds > 1 and ends <= {first, first + mmap.PAGESIZE}, (rounds, first, ends)
 """
     )
     assert result.returncode == 0, result.stderr
