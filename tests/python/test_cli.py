@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -13,8 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nixl_connect as nc
 import pytest
-from nixl_connect.commands import bench_peer, bench_report, bench_serve, bench_work, doctor
+from nixl_connect.commands import bench, bench_peer, bench_report, bench_serve, bench_work, doctor
 
 ENVIRONMENT_NIXL = "NIXL_CONNECT_NIXL_LIBRARY"
 
@@ -248,6 +250,33 @@ async def test_bench_asks_nobody_who_has_gone() -> None:
     await lines.listen()
     with pytest.raises(bench_work.PeerError, match="has gone"):
         await lines.ask(what="offer", slot=0)
+
+
+@pytest.mark.parametrize("goes", [True, False])
+async def test_bench_blames_no_offer_of_a_side_that_has_gone(goes: bool) -> None:
+    class Withdrawing(bench_serve._Service):
+        async def _do(self, question: dict[str, Any]) -> Any:
+            if question["what"] == "are you there" and goes:
+                self._writer.transport.abort()
+            value = await super()._do(question)
+            if question["what"] == "offer":
+                self._offers[question["slot"]].cancel()
+            return value
+
+    async with nc.Connector() as connector:
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                await Withdrawing(connector, writer).answer_all(reader)
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        there = bench_peer.Server("127.0.0.1", server.sockets[0].getsockname()[1])
+        work = bench_work.Work(size=4096, in_flight=1, seconds=0.01, kind="cpu")
+        error = bench_work.PeerError if goes else nc.OfferClosedError
+        with pytest.raises(error, match="the serving side has gone" if goes else "withdrawn"):
+            await bench.measure(there, [work], lambda _: None, lambda _: None)
+        server.close()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from .bench_work import TIMEOUT, Result, Work, allocate
 
 __all__ = ["measure"]
 
+_ANSWER_TIMEOUT = 5.0
+
 
 async def measure(
     peer: Child | Server,
@@ -70,8 +72,14 @@ async def _measure(lines: Lines, connector: nc.Connector, work: Work) -> Result:
         )
 
     async def fetch(metadata: nc.RdmaMetadata, target: nc.Descriptor) -> None:
-        async with connector.begin_read(metadata, target, timeout=TIMEOUT) as operation:
-            await operation.wait_for_completion()
+        try:
+            async with connector.begin_read(metadata, target, timeout=TIMEOUT) as operation:
+                await operation.wait_for_completion()
+        except nc.TransferError:
+            # A serving side that has gone took its offers with it, which may be heard of first.
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(lines.ask(what="are you there"), _ANSWER_TIMEOUT)
+            raise
 
     async def run(seconds: float, least: int) -> tuple[float, list[float]]:
         times: list[float] = []
