@@ -39,17 +39,23 @@ export CCACHE_BASEDIR := $(CURDIR)
 
 .PHONY: demo example-pipeline test check setup clean docs docs-cpp lint format stubs wheel sdist \
   fuzz soak bench bench-cpp bench-gpu $(PRESETS:%=configure-%) $(PRESETS:%=build-%) \
+  check-tests check-texts \
   $(addprefix test-,cpp python stand-in rdma sanitizers compilers package site)
 demo: $(STAMPS)/package
 	python docs/examples/encode_prefill.py
 example-pipeline: $(STAMPS)/package
 	python docs/examples/pipeline/main.py
 test: test-cpp test-python
-# What comes from elsewhere, is built and read, which nobody measures, at once; the tests.
+# What comes from elsewhere and what is built, at once; then the tests, and beside them what is only
+# read, for which they leave time.
 check:
 	$(MAKE) -j3 --output-sync=target EXTRAS=demo,test,examples,lint,docs,site setup \
-	  $(patsubst %,build-%,$(filter-out release,$(PRESETS))) lint test-site test-package
-	$(MAKE) test test-stand-in test-sanitizers test-compilers test-rdma
+	  $(patsubst %,build-%,$(filter-out release,$(PRESETS))) test-package
+	$(MAKE) -j2 check-tests check-texts
+check-tests:
+	MAKEFLAGS= $(MAKE) test test-stand-in test-sanitizers test-compilers test-rdma
+check-texts:
+	MAKEFLAGS= nice $(MAKE) lint test-site
 setup: $(addprefix $(STAMPS)/,apt-test apt-package apt-docs apt-site aarch64 mermaid test-tools lint-tools \
   docs-tools site-tools)
 clean:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,28 @@ def run_python(
         env={**os.environ, **environment},
         check=False,
     )
+
+
+def run_forked(
+    script: Path, *arguments: str, timeout: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script in a fork of a process that has imported torch."""
+    assert not any(map(is_read_at_start, environment))
+    command = [str(script), *arguments]
+
+    async def run() -> subprocess.CompletedProcess[str]:
+        with tempfile.TemporaryFile() as stderr:
+            environment_of_all = {**os.environ, **environment}
+            process = await launcher("torch").start(command, environment_of_all, stderr.fileno())
+            process.stdin.close()
+            try:
+                stdout = await asyncio.wait_for(process.stdout.read(), timeout)
+            except asyncio.TimeoutError:
+                process.kill()
+                raise
+            status = await process.wait()
+            stderr.seek(0)
+            said = stderr.read()
+        return subprocess.CompletedProcess(command, status, stdout.decode(), said.decode())
+
+    return asyncio.run(run())

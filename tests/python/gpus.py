@@ -4,14 +4,15 @@ The stand-ins are there when the process was started with the stand-in for the C
 library path and with ``FAKE_CUDA_LIVE=1``; `make test-stand-in` does so. NIXL and UCX are the real
 ones, with UCX's modules for CUDA, on either.
 
-An array is torch's tensor, or, of the stand-in's, a `StandInArray` and on the host one of numpy: to
-import torch takes a process longer than most tests. All can be sliced.
+An array is torch's tensor; where torch has no driver to find GPUs by, a `StandInArray` and on the host
+one of numpy: to import torch takes a process longer than most tests. All can be sliced.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,11 @@ import numpy as np
 from nixl_connect.commands._cuda import Driver
 
 STAND_IN = os.environ.get("FAKE_CUDA_LIVE") == "1"
+torch: Any = None
 if not STAND_IN:
-    import torch
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libcuda.so.1")
+        torch = importlib.import_module("torch")
 PLAIN, POOLED, MAPPED = range(3)
 _LEGACY_STREAM = 1
 _GRANULE = 2 << 20
@@ -141,7 +145,9 @@ class StandInGraph:
 
 def count() -> int:
     """How many there are."""
-    return _driver.count if _driver is not None else torch.cuda.device_count()
+    if _driver is not None:
+        return _driver.count
+    return int(torch.cuda.device_count()) if torch is not None else 0
 
 
 def library() -> Path:
@@ -159,7 +165,7 @@ def calls(name: str) -> int:
 
 def put(array: np.ndarray[Any, Any], device: str, kind: int = PLAIN) -> Any:
     """The array on a device, ``"cpu"`` or ``"cuda:1"``. Torch's kind is its allocator's."""
-    if _driver is None:
+    if torch is not None:
         return torch.from_numpy(array).to(device)
     return array if device == "cpu" else StandInArray(array, int(device.partition(":")[2]), kind)
 
@@ -189,7 +195,7 @@ def allocators(kind: int) -> dict[str, str]:
 
 def free_memory() -> int:
     """Bytes that are left on the first device."""
-    return 4 << 30 if _driver is not None else torch.cuda.mem_get_info(0)[0]
+    return 4 << 30 if torch is None else torch.cuda.mem_get_info(0)[0]
 
 
 # Streams of the first device.

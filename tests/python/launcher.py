@@ -28,7 +28,10 @@ from typing import Any
 
 import _nixl_connect_replace
 
-MODULES = ("asyncio", "importlib.metadata", "json", "numpy", "nixl_connect", "nixl_connect._core")
+MODULES = (
+    *("asyncio", "concurrent.futures.thread", "importlib.metadata", "json", "numpy.random"),
+    *("nixl_connect", "nixl_connect._core"),
+)
 LIMIT = 1 << 26  # bytes of a line
 
 
@@ -80,14 +83,16 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
             )
 
-    async def start(self, command: list[str], environment: dict[str, str]) -> Forked:
+    async def start(
+        self, command: list[str], environment: dict[str, str], stderr: int = 2
+    ) -> Forked:
         """Of a script with its arguments, in this environment and no other."""
         stdin, to_stdin = os.pipe()
         from_stdout, stdout = os.pipe()
         from_status, status = os.pipe()
         message = {"command": command, "environment": environment}
         loop = asyncio.get_running_loop()
-        theirs = [stdin, stdout, 2, status]
+        theirs = [stdin, stdout, stderr, status]
         pid = await loop.run_in_executor(None, self._fork, json.dumps(message).encode(), theirs)
         for descriptor in (stdin, stdout, status):
             os.close(descriptor)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import nixl_connect as nc
 import pytest
+from conftest import run_forked
 
 DOCS = Path(__file__).parents[2] / "docs"
+STRICT = Path(__file__).with_name("strict.py")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Of the C++ guide, an example's own test sees to that; what users' tests look like, pytest runs.
 ELSEWHERE = {"cpp.md", "testing.md"}
@@ -28,13 +30,7 @@ EXAMPLES = [
 def test_example_runs(example: str, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     script.write_text(example)
-    result = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    result = run_forked(STRICT, str(script), timeout=100)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

@@ -10,15 +10,13 @@ import asyncio
 import inspect
 import json
 import os
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import nixl_connect as nc
 import pytest
-from conftest import DYNAMO, OURS, Peer, StartPeer, run_python
+from conftest import DYNAMO, OURS, Peer, StartPeer, run_forked
 from nixl_connect.commands._dynamo import TESTED, missing_names
 
 ROOT = Path(__file__).parents[2]
@@ -114,7 +112,7 @@ async def test_its_module_on_the_wire(version: str, start_peer: StartPeer) -> No
                 assert (waited.get("status"), waited.get("right")) == ("DONE", True), waited
 
 
-def test_its_names_and_arguments(version: str) -> None:
+def test_its_names_and_arguments(version: str, tmp_path: Path) -> None:
     """Whatever its callers may call it with, this library takes."""
     (source,) = (WHEELS / version / "dynamo").glob("nixl_connect/__init__.py")
     assert missing_names(source.read_text()) == []
@@ -135,7 +133,9 @@ for name, cls in vars(it).items():
         ]
 print(json.dumps(found))
 """
-    result = run_python(code, **environment_of(version, False))
+    script = tmp_path / "names.py"
+    script.write_text(code)
+    result = run_forked(script, **environment_of(version, False))
     theirs = json.loads(result.stdout)
     assert len(theirs) > 25
     for name, parameters in theirs.items():
@@ -178,17 +178,15 @@ def test_its_tests(version: str, tmp_path: Path) -> None:
     if not tests:
         pytest.skip(f"Dynamo {version} has none")
     report = tmp_path / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "engines", "-c", os.devnull]
-    command += [f"--rootdir={folder}", "-p", "no:cacheprovider", "-W", "ignore"]
-    command += [f"--junitxml={report}", "-k", " and ".join(f"not {name}" for name in NEED_VLLM)]
-    result = subprocess.run(
-        [*command, *(f"dynamo/{test}" for test in tests)],
-        cwd=folder,
-        env={**os.environ, **environment_of(version, True)},
-        capture_output=True,
-        text=True,
-        check=False,
+    options = ["-q", "-p", "engines", "-c", os.devnull, "-p", "no:cacheprovider", "-W", "ignore"]
+    options += [f"--rootdir={folder}", f"--junitxml={report}"]
+    options += ["-k", " and ".join(f"not {name}" for name in NEED_VLLM)]
+    script = tmp_path / "own_tests.py"
+    script.write_text(
+        f"import os, sys, pytest; os.chdir({str(folder)!r}); sys.exit(pytest.main(sys.argv[1:]))"
     )
+    files = [f"dynamo/{test}" for test in tests]
+    result = run_forked(script, *options, *files, timeout=100, **environment_of(version, True))
     passed, failed = 0, []
     for case in ElementTree.parse(report).iter("testcase"):
         faults = [fault for tag in ("failure", "error") for fault in case.iter(tag)]
@@ -200,7 +198,7 @@ def test_its_tests(version: str, tmp_path: Path) -> None:
     assert passed >= {"1.3.1": 30, "1.6.1": 100, "1.7.0.dev20261026": 130}[version], passed
 
 
-def test_its_sender_s_memory_is_bounded(version: str) -> None:
+def test_its_sender_s_memory_is_bounded(version: str, tmp_path: Path) -> None:
     """A payload that nobody reads goes with `cleanup`, and not after a while."""
     if "keyword arguments" not in CALLERS[version] or version == "1.3.1":
         pytest.skip(f"the sender of Dynamo {version} does not release what is not read")
@@ -229,5 +227,7 @@ async def main():
 
 asyncio.run(main())
 """
-    result = run_python(code, **environment_of(version, True))
+    script = tmp_path / "sender.py"
+    script.write_text(code)
+    result = run_forked(script, **environment_of(version, True))
     assert result.stdout == "40 0\n", result.stdout + result.stderr

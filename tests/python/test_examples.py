@@ -49,15 +49,17 @@ def test_pipeline_and_workers_that_die() -> None:
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        ("--kill prefill-0", {OURS}),
-        ("--workers 1 --requests 24 --original image decode", {OURS, DYNAMO}),
+        ("--image 1 --prefill 2 --kill prefill-0", {OURS}),
+        ("--image 1 --prefill 1 --requests 24 --original image decode", {OURS, DYNAMO}),
     ],
     ids=["a worker is killed", "half of it is Dynamo's own"],
 )
 def test_workers_on_dynamo_s_runtime(options: str, names: set[str]) -> None:
     pytest.importorskip("dynamo.runtime", reason="needs the package ai-dynamo-runtime")
     # Who loses a peer says so, in words that are Dynamo's; the answers must be right all the same.
-    output = run("dynamo/main.py", *options.split(), complains="--kill" in options)
+    output = run(
+        "dynamo/main.py", "--video=1", "--decode=1", *options.split(), complains="--kill" in options
+    )
     assert {line.split()[-1] for line in output.splitlines() if " serves with " in line} == names
     (figures,) = [line for line in output.splitlines() if " ms " in line]
     count, right, retries = (int(cell) for cell in figures.replace("│", " ").split()[:3])

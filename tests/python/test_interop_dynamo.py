@@ -5,9 +5,23 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import DYNAMO, FEW, OURS, RDMA, StartPeer, few, needs_dynamo, not_among_few, sized
+from conftest import (
+    DYNAMO,
+    FEW,
+    OURS,
+    RDMA,
+    StartPeer,
+    few,
+    launcher,
+    needs_dynamo,
+    not_among_few,
+    sized,
+)
 
 pytestmark = needs_dynamo
+if RDMA:
+    # To import torch, which Dynamo's module does, takes a minute by emulation: meanwhile others run.
+    launcher("torch")
 
 KiB = 1 << 10
 MiB = 1 << 20
@@ -43,7 +57,6 @@ async def test_every_byte_arrives(
         assert (waited["status"], waited["right"]) == ("DONE", True), (sizes, waited)
 
 
-# To import torch, which Dynamo's module does, takes a minute and more by emulation.
 @pytest.mark.timeout(300)
 @pytest.mark.rdma
 @pytest.mark.parametrize(("passive", "active"), few(*PAIRS[:2]))

@@ -79,7 +79,8 @@ async def test_the_cable_is_cut(start_peer: StartPeer) -> None:
     """In the middle of a transfer: both end with an error, and go on when it is whole again."""
     left, right = await pair(start_peer)
     offer = (await left.ask("offer", kind="read", sizes=[LARGE], seed=2, timeout=20))["metadata"]
-    with cable("delay 500ms"):
+    # Seconds for its bytes: to cut the cable takes one by emulation.
+    with cable("delay 500ms rate 500kbit"):
         request = {"kind": "read", "sizes": [LARGE], "seed": 2, "metadata": offer, "timeout": 20}
         reading = asyncio.create_task(right.ask("begin", **request))
         await begun(left, offer)

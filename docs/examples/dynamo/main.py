@@ -40,10 +40,10 @@ SECONDS = 60.0  # for the workers to come up
 class Workers:
     """The worker processes: started, killed, and started again under their names."""
 
-    def __init__(self, originals: list[str], count: int) -> None:
+    def __init__(self, originals: list[str], counts: dict[str, int]) -> None:
         self._originals = originals
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        for role in ROLES:
+        for role, count in counts.items():
             for number in range(count):
                 self.start(f"{role}-{number}")
 
@@ -127,13 +127,14 @@ def requests(count: int) -> list[tuple[model.Media, list[int]]]:
 
 @dynamo_worker()
 async def run(runtime: DistributedRuntime, options: argparse.Namespace) -> None:
-    workers = Workers(options.original, options.workers)
+    counts = {role: getattr(options, role) for role in ROLES}
+    workers = Workers(options.original, counts)
     try:
         clients = {
             role: await runtime.endpoint(f"{NAMESPACE}.{role}.generate").client() for role in ROLES
         }
         deadline = time.monotonic() + SECONDS
-        while any(len(client.instance_ids()) < options.workers for client in clients.values()):
+        while any(len(clients[role].instance_ids()) < count for role, count in counts.items()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not all workers have come up within {SECONDS:.0f} s")
             await asyncio.sleep(0.1)
@@ -189,7 +190,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=48, help="2 or more")
     parser.add_argument("--at-once", type=int, default=24)
-    parser.add_argument("--workers", type=int, default=2, help="of each role")
+    for role in ROLES:
+        parser.add_argument(f"--{role}", type=int, default=2, help="how many of these workers")
     parser.add_argument("--kill", help="a worker to kill in the middle, such as prefill-0")
     parser.add_argument(
         "--original",

@@ -13,18 +13,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import model
+import router
 import torch
+import workers
 from messages import Channel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
@@ -34,7 +38,8 @@ from rich.table import Table
 os.environ.setdefault("UCX_LOG_LEVEL", "fatal")
 os.environ.setdefault("NIXL_LOG_LEVEL", "FATAL")
 
-HERE = Path(__file__).parent
+# The workers are forks of a process that has imported what takes seconds to import.
+PROCESSES = multiprocessing.get_context("forkserver")
 ROLES = ("image", "video", "prefill", "decode")
 STARTUP = 120.0  # seconds
 
@@ -50,24 +55,26 @@ def make_request(number: int, count: int) -> dict[str, Any]:
     }
 
 
-def start(script: str, *arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(HERE / script), *arguments])
+def start(script: Callable[[list[str]], None], *arguments: str) -> BaseProcess:
+    process = PROCESSES.Process(target=script, args=(list(arguments),), daemon=True)
+    process.start()
+    return process
 
 
 def start_workers(
     socket: str, numbers: dict[str, int], kill: list[str], metrics: int | None
-) -> dict[str, subprocess.Popen[bytes]]:
-    workers: dict[str, subprocess.Popen[bytes]] = {}
+) -> dict[str, BaseProcess]:
+    started: dict[str, BaseProcess] = {}
     for role, number in numbers.items():
         for i in range(number):
             name = f"{role}-{i}"
             more = ["--dies-at", "3"] if role in kill and i == 0 else []
             if metrics is not None:
-                more += ["--metrics-port", str(metrics + len(workers))]
-            workers[name] = start(
-                "workers.py", "--router", socket, "--role", role, "--name", name, *more
+                more += ["--metrics-port", str(metrics + len(started))]
+            started[name] = start(
+                workers.main, "--router", socket, "--role", role, "--name", name, *more
             )
-    return workers
+    return started
 
 
 async def ask(
@@ -119,10 +126,10 @@ def show(
     console.print(f"{len(answers) - wrong} answers equal to a single process's, {wrong} not")
 
 
-async def run(socket: str, options: argparse.Namespace, workers: int) -> int:
+async def run(socket: str, options: argparse.Namespace, count: int) -> int:
     channel = await Channel.connect(socket)
     running = asyncio.create_task(channel.run())
-    await asyncio.wait_for(channel.call("wait_for_workers", count=workers), STARTUP)
+    await asyncio.wait_for(channel.call("wait_for_workers", count=count), STARTUP)
     requests = [make_request(number, options.tokens) for number in range(options.requests)]
     began = time.perf_counter()
     answers = await ask(channel, requests, options.in_flight)
@@ -150,19 +157,20 @@ def main() -> int:
         parser.add_argument(f"--{role}", type=int, default=2, help="how many of these workers")
     options = parser.parse_args()
     numbers = {role: getattr(options, role) for role in ROLES}
+    PROCESSES.set_forkserver_preload(["torch", "nixl_connect"])
 
     with tempfile.TemporaryDirectory() as folder:
         socket = str(Path(folder, "router"))
-        router = start("router.py", "--socket", socket)
-        workers = start_workers(socket, numbers, options.kill, options.metrics)
+        started = start_workers(socket, numbers, options.kill, options.metrics)
+        started["router"] = start(router.main, "--socket", socket)
         try:
-            wrong = asyncio.run(run(socket, options, len(workers)))
-            for name, worker in workers.items():
+            wrong = asyncio.run(run(socket, options, len(started) - 1))
+            for name, process in started.items():
+                process.join()
                 killed = name in [f"{role}-0" for role in options.kill]
-                assert worker.wait() == (-signal.SIGKILL if killed else 0), name
-            assert router.wait() == 0
+                assert process.exitcode == (-signal.SIGKILL if killed else 0), name
         finally:
-            for process in (router, *workers.values()):
+            for process in started.values():
                 process.kill()
     return int(wrong > 0)
 

@@ -166,10 +166,10 @@ async def serve(path: str) -> None:
         await asyncio.gather(*filter(None, sessions))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--socket", required=True)
-    asyncio.run(serve(parser.parse_args().socket))
+    asyncio.run(serve(parser.parse_args(arguments).socket))
 
 
 if __name__ == "__main__":

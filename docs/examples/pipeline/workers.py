@@ -208,14 +208,14 @@ async def serve(router: str, role: str, name: str, dies_at: int) -> None:
         await running
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--router", required=True, help="the router's socket")
     parser.add_argument("--role", required=True, choices=ROLES)
     parser.add_argument("--name", required=True)
     parser.add_argument("--dies-at", type=int, default=0, help="the request to die in")
     parser.add_argument("--metrics-port", type=int, help="where to expose figures for Prometheus")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.metrics_port:
         # The connector is made afterwards, and found by itself.
         from nixl_connect.metrics import ConnectorCollector
