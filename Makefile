@@ -92,6 +92,8 @@ $(PRESETS:%=configure-%) configure-fuzz: configure-%: $(STAMPS)/venv $(STAMPS)/a
 	cmake --preset $* >/dev/null
 $(PRESETS:%=build-%) build-fuzz: build-%: configure-%
 	MAKEFLAGS= nice cmake --build --preset $*
+# The module has the same core, which the compiler's cache then has.
+build-dev: | $(STAMPS)/package
 configure-dev configure-release configure-tsan configure-asan: $(STAMPS)/apt-test
 configure-asan configure-aarch64: $(STAMPS)/apt-clang-16
 configure-aarch64: $(STAMPS)/aarch64
