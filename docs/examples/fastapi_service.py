@@ -3,7 +3,8 @@
 HTTP carries the metadata, which is a pydantic model and so a body or a response as it is; the
 tensors move over NIXL.
 
-- ``GET /pictures/{number}`` offers a picture and replies with the metadata to read it by.
+- ``GET /pictures/{number}`` offers a picture and replies with the metadata to read it by, and with
+  its shape and type, which the metadata does not have: it is of bytes.
 - ``POST /sums`` takes the metadata of numbers that the client offers, reads them, and replies
   with their sum. When the client hangs up meanwhile, the read is cancelled.
 - ``GET /stats`` tells what the connector has done.
@@ -32,6 +33,7 @@ import nixl_connect as nc
 import torch
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 SHAPE = (3, 256, 256)
 LARGEST = 64 << 20  # bytes that a client may have us read
@@ -39,6 +41,14 @@ TIMEOUT = 30.0  # seconds until an operation fails
 FLOAT = 4  # bytes
 
 Result = TypeVar("Result")
+
+
+class Picture(BaseModel):
+    """What a client needs to read a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    metadata: nc.RdmaMetadata
 
 
 def draw(number: int) -> torch.Tensor:
@@ -76,13 +86,15 @@ async def fail(request: Request, error: Exception) -> JSONResponse:
 
 
 @app.get("/pictures/{number}")
-async def offer_picture(number: int, connector: Connector) -> nc.RdmaMetadata:
-    readable = await connector.create_readable(nc.Descriptor(draw(number)))
+async def offer_picture(number: int, connector: Connector) -> Picture:
+    picture = draw(number)
+    readable = await connector.create_readable(nc.Descriptor(picture))
     # The reply comes before the end: a task holds the offer until it is read or too old.
     held = asyncio.create_task(hold(readable))
     app.state.offers.add(held)
     held.add_done_callback(app.state.offers.discard)
-    return readable.metadata()
+    dtype = str(picture.dtype).removeprefix("torch.")
+    return Picture(shape=tuple(picture.shape), dtype=dtype, metadata=readable.metadata())
 
 
 async def hold(operation: nc.ReadableOperation) -> None:
@@ -126,9 +138,9 @@ async def stats(connector: Connector) -> nc.ConnectorStats:
 
 async def fetch_picture(http: httpx.AsyncClient, connector: nc.Connector, number: int) -> bool:
     reply = (await http.get(f"/pictures/{number}")).raise_for_status()
-    picture = torch.empty(SHAPE)
-    metadata = nc.RdmaMetadata.model_validate_json(reply.content)
-    async with connector.begin_read(metadata, nc.Descriptor(picture)) as read:
+    offer = Picture.model_validate_json(reply.content)
+    picture = torch.empty(offer.shape, dtype=getattr(torch, offer.dtype))
+    async with connector.begin_read(offer.metadata, nc.Descriptor(picture)) as read:
         await read.wait_for_completion()
     return torch.equal(picture, draw(number))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from abc import abstractmethod
 from functools import partial
 from typing import SupportsFloat, SupportsIndex, TypeVar
@@ -10,7 +12,7 @@ from . import _asyncio, _core, _signing, _streams
 from ._arguments import check_count, check_flag, check_timeout
 from ._default import Default
 from ._local import Local, LocalDescriptors, as_descriptors, check_addresses, count_of, is_large
-from ._operation import AbstractOperation, OperationKind
+from ._operation import AbstractOperation, OperationKind, OperationStatus
 from ._remote import Remote
 from .connection import AnyConnector, Connection, core_of
 from .descriptor import Descriptor, DescriptorList, SerializedDescriptor
@@ -19,7 +21,9 @@ from .metadata import AnyMetadata, NixlMetadata, RdmaMetadata, RemoteMetadata, w
 
 __all__ = ["ActiveOperation", "PassiveOperation", "PassiveT", "prepared", "received_from"]
 
+_log = logging.getLogger("nixl_connect")
 _ANY_NUMBER = 0x7FFFFFFF
+_WAITING = int(OperationStatus.INITIALIZED)
 
 PassiveT = TypeVar("PassiveT", bound="PassiveOperation")
 
@@ -67,6 +71,17 @@ class PassiveOperation(AbstractOperation):
         local, after = prepared(local_descriptors, stream)
         self._kind = operation_kind
         _core.start(self, connection._connector, local, after, timeout, places)
+
+    def __del__(self) -> None:
+        # The peer that was sent the metadata will find it closed, and cannot know why.
+        sent = self._request or self._hex_request or self._shared
+        if sent and self._core.status == _WAITING and not sys.is_finalizing():
+            _log.warning(
+                "%s was collected before its peer came, which withdraws the offer: keep it until it "
+                "has ended, as `async with` and `wait_for_completion` do",
+                repr(self),
+                extra=self._log_fields("withdrawn"),
+            )
 
     @property
     def readers_done(self) -> int:

@@ -186,3 +186,44 @@ async def test_the_helper_for_trio_says_so_elsewhere(connector: nc.Connector) ->
     async with connector.create_readable(nc.Descriptor(bytearray(10))) as offer:
         with pytest.raises(RuntimeError, match="outside of a run context"):
             await nixl_connect.trio.wait_for_completion(offer)
+
+
+async def test_an_offer_that_nobody_keeps_is_warned_of(
+    connector: nc.Connector, other: nc.Connector, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(form: str) -> Any:
+        """What a web framework's may look like."""
+        offer = await connector.create_readable(nc.Descriptor(bytearray(10)))
+        return offer.wire() if form == "bytes" else offer.metadata(hex_encode=form == "hex")
+
+    for form in ("model", "hex", "bytes"):
+        sent = await handler(form)
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert "keep it until it has ended" in record.message
+        assert (record.connector, record.reason) == (connector.name, "withdrawn")  # type: ignore[attr-defined]
+        with pytest.raises(nc.OfferClosedError, match="as one is that its owner does not hold"):
+            async with other.begin_read(sent, nc.Descriptor(bytearray(10))) as read:
+                await read.wait_for_completion()
+        caplog.clear()
+
+
+async def test_who_keeps_or_cancels_an_offer_is_not_warned(
+    connector: nc.Connector, other: nc.Connector, caplog: pytest.LogCaptureFixture
+) -> None:
+    descriptor = nc.Descriptor(bytearray(10))
+    async with connector.create_readable(descriptor) as offer:
+        offer.metadata()
+    offer = await connector.create_readable(descriptor)
+    offer.metadata()
+    offer.cancel()
+    offer = await connector.create_readable(descriptor)
+    await take(other, offer)
+    await offer.wait_for_completion()
+    # Nobody has been sent this one.
+    offer = await connector.create_readable(descriptor)
+    async with nc.Connector() as closed:
+        kept = await closed.create_readable(descriptor)
+        kept.metadata()
+    del offer, kept
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
