@@ -39,23 +39,24 @@ export CCACHE_BASEDIR := $(CURDIR)
 
 .PHONY: demo example-pipeline test check setup clean docs docs-cpp lint format stubs wheel sdist \
   fuzz soak bench bench-cpp bench-gpu $(PRESETS:%=configure-%) $(PRESETS:%=build-%) \
-  check-tests check-texts \
+  check-tests check-rest \
   $(addprefix test-,cpp python stand-in rdma sanitizers compilers package site)
 demo: $(STAMPS)/package
 	python docs/examples/encode_prefill.py
 example-pipeline: $(STAMPS)/package
 	python docs/examples/pipeline/main.py
 test: test-cpp test-python
-# What comes from elsewhere and what is built, at once; then the tests, and beside them what is only
-# read, for which they leave time.
+# What comes from elsewhere and what is built, at once; then the tests, and beside them the rest, for
+# which they leave time.
 check:
 	$(MAKE) -j3 --output-sync=target EXTRAS=demo,test,examples,lint,docs,site setup \
-	  $(patsubst %,build-%,$(filter-out release,$(PRESETS))) test-package
-	$(MAKE) -j2 check-tests check-texts
+	  $(patsubst %,build-%,$(filter-out release,$(PRESETS)))
+	$(MAKE) -j2 check-tests check-rest
 check-tests:
 	MAKEFLAGS= $(MAKE) test test-stand-in test-sanitizers test-compilers test-rdma
-check-texts:
-	MAKEFLAGS= nice $(MAKE) lint test-site
+# What the tests have built, these do not build beside them.
+check-rest:
+	MAKEFLAGS= nice $(MAKE) -o build-dev -o configure-asan lint test-site test-package
 setup: $(addprefix $(STAMPS)/,apt-test apt-package apt-docs apt-site aarch64 mermaid test-tools lint-tools \
   docs-tools site-tools)
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+offences = runpy.run_path(str(ROOT / "tests/check_layers.py"))["offences"]
 PACKAGE = "python/nixl_connect"
 
 
 def check(root: Path, *halves: str) -> tuple[int, list[str]]:
+    of = halves or ("--python", "--cpp")
+    found = list(offences(root, "--python" in of, "--cpp" in of))
+    return int(bool(found)), found
+
+
+def run(root: Path, *halves: str) -> tuple[int, list[str]]:
+    """As `check`, by the command."""
     result = subprocess.run(
         [sys.executable, str(ROOT / "tests/check_layers.py"), *halves],
         cwd=root,
@@ -152,7 +161,7 @@ def test_an_offence_in_cpp(tree: Path, name: str, text: str, line: int, said: st
 def test_each_offence_has_a_line(tree: Path) -> None:
     write(tree, f"{PACKAGE}/errors.py", "from . import connector, trio\n\n\nimport nixl_connect\n")
     write(tree, "cpp/src/flat.cpp", '#include "blob.h"\n')
-    status, found = check(tree)
+    status, found = run(tree)
     assert status == 1
     assert [line.split(": ")[0] for line in found] == [
         f"{PACKAGE}/errors.py:1",
@@ -171,8 +180,8 @@ def test_elsewhere_than_at_the_root(tmp_path: Path) -> None:
 
 
 def test_the_python_package() -> None:
-    assert check(ROOT, "--python") == (0, [])
+    assert run(ROOT, "--python") == (0, [])
 
 
 def test_the_cpp_library() -> None:
-    assert check(ROOT, "--cpp") == (0, [])
+    assert run(ROOT, "--cpp") == (0, [])
