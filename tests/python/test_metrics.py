@@ -104,7 +104,7 @@ def test_counters_of_given_connectors_stay(owner: nc.Connector, name: str) -> No
         read(owner, other)
     for mover in movers:
         read(owner, mover)
-    assert complete(registry, name) == 2
+    assert are_complete(registry, name, 2)
     movers.pop().close()
     gc.collect()
     assert complete(registry, name) == 2
