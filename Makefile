@@ -30,6 +30,7 @@ export UCX_NET_DEVICES := lo
 # UCX 1.23 burns 50 ms eight times when it is loaded, to be sure that no thread is in what it patches.
 export UCX_MEM_BISTRO_GRACE_DURATION := 1ms
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 export CTEST_PARALLEL_LEVEL := $(shell expr $$(nproc) \* 2)
 export NIXL_CONNECT_TEST_NIXL_DIR := $(CURDIR)/build/nixl
 export NIXL_CONNECT_TEST_DYNAMO_DIR := $(CURDIR)/build/dynamo

@@ -6,6 +6,7 @@ What each has said is printed when it has ended. The exit status is 1 when one f
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import sys
@@ -27,6 +28,7 @@ def start(arguments: list[str], log: int) -> int:
 def main() -> None:
     for module in MODULES:
         import_module(module)
+    gc.freeze()
     groups = itertools.groupby(sys.argv[1:], "--".__eq__)
     lanes = [list(group) for ends, group in groups if not ends]
     logs = [tempfile.TemporaryFile("w+") for _ in lanes]  # noqa: SIM115 (until the end)

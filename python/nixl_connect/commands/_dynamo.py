@@ -26,6 +26,7 @@ TESTED = ("0.7.1", "0.9.1", "1.0.2", "1.3.1", "1.6.1", "1.7.0.dev20261026")
 _INSIDE = ("Connection.acquire_remote_ref", "Connection.release_remote_ref")
 _PACKAGES = ("ai-dynamo", "ai-dynamo-runtime")
 _SOURCE = "dynamo/nixl_connect/__init__.py"
+_IMPORT_TIMEOUT = 60
 
 
 def find_dynamo() -> Iterator[Finding]:
@@ -76,9 +77,13 @@ def _active(versions: dict[str, str]) -> Finding:
 
 def _problem_with_nixl() -> str | None:
     """Why NIXL's Python package, which Dynamo's own module uses, cannot be imported, if so."""
-    tried = subprocess.run(
-        [sys.executable, "-c", "import nixl._api"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", "import nixl._api"]
+    try:
+        tried = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_IMPORT_TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        return f"its import has not ended after {_IMPORT_TIMEOUT} s"
     if tried.returncode == 0:
         return None
     return (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
