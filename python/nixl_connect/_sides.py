@@ -77,8 +77,8 @@ class PassiveOperation(AbstractOperation):
         sent = self._request or self._hex_request or self._shared
         if sent and self._core.status == _WAITING and not sys.is_finalizing():
             _log.warning(
-                "%s was collected before its peer came, which withdraws the offer: keep it until it "
-                "has ended, as `async with` and `wait_for_completion` do",
+                "%s was collected before its peer came, which withdraws the offer: keep it until "
+                "it has ended, as `async with` and `wait_for_completion` do",
                 repr(self),
                 extra=self._log_fields("withdrawn"),
             )
