@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
-import gc
 import importlib.util
 import json
 import os
@@ -141,11 +140,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     needed = max((mark.args[0] for mark in item.iter_markers("gpus")), default=0)
     if needed > gpus.count():
         pytest.skip(f"needs {needed} CUDA devices, found {gpus.count()}")
-
-
-def pytest_collection_finish() -> None:
-    """What is imported by now is no garbage, and need not be looked at when tests collect theirs."""
-    gc.freeze()
 
 
 StartPeer = Callable[..., Awaitable[Peer]]
