@@ -413,6 +413,24 @@ TEST_F(Gpu, NixlHasTheContextOfTheMemory) {
   fake_nixl::watch(nullptr);
 }
 
+TEST_F(Gpu, WhatACopyMayStillUseStaysRegistered) {
+  const GpuMemory memory(1000, 0);
+  const GpuMemory target(1000, 1);
+  fake_nixl::hold_transfers(true);
+  fake_nixl::fail("get_xfer_status", capi::kBackend, 2);
+  const auto offer = left->create_readable({memory.descriptor()});
+  const auto metadata = offer.metadata();
+  const auto began = std::chrono::steady_clock::now();
+  const auto read = right->begin_read(metadata, {target.descriptor()});
+  EXPECT_THAT(end_of(read), ::testing::AnyOf("peer_disconnected", "peer_unreachable"));
+  const bool released = read.wait(Milestone::released, milliseconds(0));
+  // It may be, where this thread had to wait for so long.
+  EXPECT_TRUE(!released || std::chrono::steady_clock::now() - began > milliseconds(900));
+  EXPECT_TRUE(read.wait(Milestone::released, seconds(30)));
+  fake_nixl::hold_transfers(false);
+  EXPECT_TRUE(eventually([&] { return right->stats().registered_regions == 0; }));
+}
+
 // Lists of host and GPU memory.
 
 class Mixed : public Gpu, public ::testing::WithParamInterface<bool> {

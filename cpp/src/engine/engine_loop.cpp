@@ -44,7 +44,7 @@ std::vector<std::shared_ptr<Releasable>> EngineLoop::run() {
         outbox_.flush(now);
         const bool at_rest = transfers_.in_flight().empty() && parts_.empty() &&
                              !outbox_.is_hopeful() && now >= outbox_.flush_until() &&
-                             !offers_.is_any_in_use();
+                             !offers_.is_any_in_use() && !settler_.holds_memory();
         if (at_rest || now >= grace_ends) return drop_transfers();
       }
       if (worked) pacer_.worked(now);
@@ -317,7 +317,7 @@ MemoryRegistry::Lease EngineLoop::acquire(const std::vector<Region>& regions) {
 Load EngineLoop::load(Clock::time_point now) const noexcept {
   return {offers_.size() + transfers_.in_flight().size() + admission_.size() + handshakes_.size(),
           large(), pending(now), state_.polling_waiters.load(std::memory_order_relaxed) > 0,
-          std::min(deadlines_.next(), outbox_.due())};
+          std::min({deadlines_.next(), outbox_.due(), settler_.next()})};
 }
 
 Load EngineLoop::publish_load(Clock::time_point now) noexcept {
@@ -333,7 +333,8 @@ bool EngineLoop::pending(Clock::time_point now) const noexcept {
 }
 
 void EngineLoop::settle(const OperationPtr& operation, Outcome outcome) {
-  if (outcome.peer_broken && !outcome.at_fault && !closing_ && retries_.take(operation)) return;
+  const bool may_retry = outcome.peer_broken && !outcome.at_fault && !closing_;
+  if (may_retry && retries_.take(operation, settler_)) return;
   settler_.settle(operation, std::move(outcome));
   if (operation->flight.retried) retries_.ended(*operation);
   Flight::Whole& whole = operation->flight.whole;

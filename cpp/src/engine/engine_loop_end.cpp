@@ -37,7 +37,9 @@ void EngineLoop::close_operations() {
 std::vector<std::shared_ptr<Releasable>> EngineLoop::drop_transfers() {
   const std::vector<OperationPtr> open = open_operations();
   for (const OperationPtr& operation : open) operation->flight.detach();
-  return {open.begin(), open.end()};
+  auto left = settler_.left();
+  left.insert(left.end(), open.begin(), open.end());
+  return left;
 }
 
 std::vector<std::shared_ptr<Releasable>> EngineLoop::abandon(const Failure& failure) {
@@ -45,7 +47,6 @@ std::vector<std::shared_ptr<Releasable>> EngineLoop::abandon(const Failure& fail
     operation->progress.finish(OperationStatus::errored, failure);
   }
   auto left = drop_transfers();
-  left.insert(left.end(), settler_.settled().begin(), settler_.settled().end());
   for (std::size_t i = work_.executed; i < work_.commands.size(); ++i) {
     if (auto* deregistration = std::get_if<Deregistration>(&work_.commands[i])) {
       left.push_back(deregistration->region);

@@ -13,7 +13,7 @@ bool stands(const Flight& flight) {
 
 }  // namespace
 
-bool Retries::take(const OperationPtr& operation) {
+bool Retries::take(const OperationPtr& operation, Settler& settler) {
   Flight& flight = operation->flight;
   if (flight.retried || operation->progress.ended() || !stands(flight)) return false;
   flight.peer->broken = true;
@@ -29,7 +29,11 @@ bool Retries::take(const OperationPtr& operation) {
   queue->reached |= flight.peer->reached;
   flight.retried = true;
   flight.transfer.reset();
-  registry_.release(flight.lease);
+  if (Settler::may_copy_on(*operation)) {
+    settler.hold(flight, operation->request.bytes);
+  } else {
+    registry_.release(flight.lease);
+  }
   flight.lease.clear();
   flight.peer.reset();
   flight.phase = Phase::claiming;

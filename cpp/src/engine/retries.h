@@ -10,6 +10,7 @@
 #include "engine/admission.h"
 #include "engine/operation.h"
 #include "engine/outcome.h"
+#include "engine/settler.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -27,7 +28,7 @@ class Retries {
 
   /// Takes an operation whose transfer has failed, to be begun again. Returns false, and does
   /// nothing, when that would be in vain.
-  bool take(const OperationPtr& operation);
+  bool take(const OperationPtr& operation, Settler& settler);
   /// The operation has come to its end, retried or not.
   void ended(const Operation& operation);
   /// Appends the operations whose turn it is: to be begun, by their flight's peer.

@@ -1,11 +1,31 @@
 #include "engine/settler.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "wire/notification.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
+
+namespace {
+
+/// How long a copy by a GPU's driver may go on after its transfer has failed: UCX 1.23 fails an
+/// endpoint, and the requests that wait for it, while the driver copies, and looks at the copy's
+/// memory handle when that is done (`ucp_proto_request_zcopy_completion`). No call tells when.
+constexpr Clock::duration kCopyGoesOn = std::chrono::seconds(1);
+constexpr std::uint64_t kLeastCopyRate = 250'000'000;  // bytes per second
+
+}  // namespace
+
+bool Settler::may_copy_on(const Operation& operation) noexcept {
+  return operation.flight.posted && operation.request.on_device;
+}
+
+void Settler::hold(Flight& flight, std::uint64_t bytes, OperationPtr ended) {
+  const auto time = kCopyGoesOn + std::chrono::milliseconds(bytes / (kLeastCopyRate / 1000));
+  held_.push_back({Clock::now() + time, std::move(ended), flight.lease, flight.peer});
+}
 
 void Settler::settle(const OperationPtr& operation, Outcome outcome) {
   Flight& flight = operation->flight;
@@ -26,6 +46,11 @@ void Settler::settle(const OperationPtr& operation, Outcome outcome) {
   // Parts count as the operation that they are of, and messages not.
   if (flight.whole.operation == nullptr && operation->request.moves_data()) count(*operation, now);
   if (flight.claim_number != 0) needs_.admission.forget(*operation);
+  if (outcome.peer_broken && may_copy_on(*operation)) {
+    hold(flight, operation->request.bytes, operation);
+    flight.detach();
+    return;
+  }
   leases_.insert(leases_.end(), flight.lease.begin(), flight.lease.end());
   flight.detach();
   settled_.push_back(operation);
@@ -94,8 +119,32 @@ void Settler::count(const Operation& operation, Clock::time_point now) noexcept 
   }
 }
 
+Clock::time_point Settler::next() const noexcept {
+  auto first = Clock::time_point::max();
+  for (const Held& held : held_) first = std::min(first, held.until);
+  return first;
+}
+
+std::vector<std::shared_ptr<Releasable>> Settler::left() const {
+  std::vector<std::shared_ptr<Releasable>> left = settled_;
+  for (const Held& held : held_) {
+    if (held.operation != nullptr) left.push_back(held.operation);
+  }
+  return left;
+}
+
 void Settler::give_back(AgentLock& lock) {
-  if (settled_.empty()) return;
+  if (!held_.empty()) {
+    const auto now = Clock::now();
+    const auto due = std::partition(held_.begin(), held_.end(),
+                                    [now](const Held& held) { return held.until > now; });
+    for (auto held = due; held != held_.end(); ++held) {
+      leases_.insert(leases_.end(), held->lease.begin(), held->lease.end());
+      if (held->operation != nullptr) settled_.push_back(std::move(held->operation));
+    }
+    held_.erase(due, held_.end());
+  }
+  if (settled_.empty() && leases_.empty()) return;
   needs_.registry.release(leases_);
   leases_.clear();
   lock.release_later(settled_);

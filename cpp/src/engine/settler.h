@@ -6,6 +6,7 @@
 #include "agent/peer_table.h"
 #include "engine/admission.h"
 #include "engine/agent_lock.h"
+#include "engine/clock.h"
 #include "engine/counters.h"
 #include "engine/deadlines.h"
 #include "engine/offers.h"
@@ -38,16 +39,33 @@ class Settler {
   /// Ends the operation unless it has ended before. NIXL uses its memory no more. An offer or a
   /// deadline of it is removed; fences and transfers have handed it over already.
   void settle(const OperationPtr& operation, Outcome outcome);
+  /// Whether a GPU's driver may go on with its copy after the transfer has failed.
+  static bool may_copy_on(const Operation& operation) noexcept;
+  /// Keeps what such a copy uses of the operation, which goes on without it, or has ended.
+  void hold(Flight& flight, std::uint64_t bytes, OperationPtr ended = nullptr);
   /// One that nothing was ever done for.
   void drop(OperationPtr operation) { settled_.push_back(std::move(operation)); }
 
   /// Asks NIXL once to deregister what all that were settled held, and has their memory released
-  /// when the agent lock is given up.
+  /// when the agent lock is given up. What a copy may still be using stays until its time has come.
   void give_back(AgentLock& lock);
+  /// Whether a copy may still be using memory of an operation that has failed.
+  bool holds_memory() const noexcept { return !held_.empty(); }
+  /// When the first of that is given back; the end of time when there is none.
+  Clock::time_point next() const noexcept;
   /// Those that are not given back yet.
-  const std::vector<std::shared_ptr<Releasable>>& settled() const noexcept { return settled_; }
+  std::vector<std::shared_ptr<Releasable>> left() const;
 
  private:
+  /// What a failed transfer may still be using.
+  struct Held {
+    Clock::time_point until;
+    /// One that has ended.
+    OperationPtr operation;
+    MemoryRegistry::Lease lease;
+    std::shared_ptr<Peer> peer;
+  };
+
   void complete(Operation& operation, Clock::time_point now);
   /// Before anybody is notified: what they do then may need the place.
   static void end_claim(Operation& operation, const Outcome& outcome);
@@ -58,6 +76,7 @@ class Settler {
   std::vector<std::shared_ptr<Releasable>> settled_;
   /// What they held of the registry.
   MemoryRegistry::Lease leases_;
+  std::vector<Held> held_;
 };
 
 NIXL_CONNECT_NAMESPACE_END
