@@ -196,16 +196,21 @@ def run_python(
 
 
 def run_forked(
-    script: Path, *arguments: str, timeout: float = 60, **environment: str
+    code: str, *arguments: str, timeout: float = 60, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a script in a fork of a process that has imported torch."""
+    """As `run_python`, in a fork of a process that has imported torch."""
     assert not any(map(is_read_at_start, environment))
-    command = [str(script), *arguments]
 
     async def run() -> subprocess.CompletedProcess[str]:
-        with tempfile.TemporaryFile() as stderr:
-            environment_of_all = {**os.environ, **environment}
-            process = await launcher("torch").start(command, environment_of_all, stderr.fileno())
+        with (
+            tempfile.NamedTemporaryFile("w+", suffix=".py") as script,
+            tempfile.TemporaryFile() as log,
+        ):
+            script.write(code)
+            script.flush()
+            command = [script.name, *arguments]
+            everything = {**os.environ, **environment}
+            process = await launcher("torch").start(command, everything, log.fileno())
             process.stdin.close()
             try:
                 stdout = await asyncio.wait_for(process.stdout.read(), timeout)
@@ -213,8 +218,8 @@ def run_forked(
                 process.kill()
                 raise
             status = await process.wait()
-            stderr.seek(0)
-            said = stderr.read()
-        return subprocess.CompletedProcess(command, status, stdout.decode(), said.decode())
+            log.seek(0)
+            stderr = log.read()
+        return subprocess.CompletedProcess(command, status, stdout.decode(), stderr.decode())
 
     return asyncio.run(run())

@@ -12,7 +12,12 @@ import pytest
 from conftest import run_forked
 
 DOCS = Path(__file__).parents[2] / "docs"
-STRICT = Path(__file__).with_name("strict.py")
+# A script, with every warning as an error.
+STRICT = """
+import runpy, sys, warnings
+warnings.simplefilter("error")
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Of the C++ guide, an example's own test sees to that; what users' tests look like, pytest runs.
 ELSEWHERE = {"cpp.md", "testing.md"}

@@ -112,7 +112,7 @@ async def test_its_module_on_the_wire(version: str, start_peer: StartPeer) -> No
                 assert (waited.get("status"), waited.get("right")) == ("DONE", True), waited
 
 
-def test_its_names_and_arguments(version: str, tmp_path: Path) -> None:
+def test_its_names_and_arguments(version: str) -> None:
     """Whatever its callers may call it with, this library takes."""
     (source,) = (WHEELS / version / "dynamo").glob("nixl_connect/__init__.py")
     assert missing_names(source.read_text()) == []
@@ -133,9 +133,7 @@ for name, cls in vars(it).items():
         ]
 print(json.dumps(found))
 """
-    script = tmp_path / "names.py"
-    script.write_text(code)
-    result = run_forked(script, **environment_of(version, False))
+    result = run_forked(code, **environment_of(version, False))
     theirs = json.loads(result.stdout)
     assert len(theirs) > 25
     for name, parameters in theirs.items():
@@ -181,12 +179,9 @@ def test_its_tests(version: str, tmp_path: Path) -> None:
     options = ["-q", "-p", "engines", "-c", os.devnull, "-p", "no:cacheprovider", "-W", "ignore"]
     options += [f"--rootdir={folder}", f"--junitxml={report}"]
     options += ["-k", " and ".join(f"not {name}" for name in NEED_VLLM)]
-    script = tmp_path / "own_tests.py"
-    script.write_text(
-        f"import os, sys, pytest; os.chdir({str(folder)!r}); sys.exit(pytest.main(sys.argv[1:]))"
-    )
+    code = f"import os, sys, pytest; os.chdir({str(folder)!r}); sys.exit(pytest.main(sys.argv[1:]))"
     files = [f"dynamo/{test}" for test in tests]
-    result = run_forked(script, *options, *files, timeout=100, **environment_of(version, True))
+    result = run_forked(code, *options, *files, timeout=100, **environment_of(version, True))
     passed, failed = 0, []
     for case in ElementTree.parse(report).iter("testcase"):
         faults = [fault for tag in ("failure", "error") for fault in case.iter(tag)]
@@ -198,7 +193,7 @@ def test_its_tests(version: str, tmp_path: Path) -> None:
     assert passed >= {"1.3.1": 30, "1.6.1": 100, "1.7.0.dev20261026": 130}[version], passed
 
 
-def test_its_sender_s_memory_is_bounded(version: str, tmp_path: Path) -> None:
+def test_its_sender_s_memory_is_bounded(version: str) -> None:
     """A payload that nobody reads goes with `cleanup`, and not after a while."""
     if "keyword arguments" not in CALLERS[version] or version == "1.3.1":
         pytest.skip(f"the sender of Dynamo {version} does not release what is not read")
@@ -227,7 +222,5 @@ async def main():
 
 asyncio.run(main())
 """
-    script = tmp_path / "sender.py"
-    script.write_text(code)
-    result = run_forked(script, **environment_of(version, True))
+    result = run_forked(code, **environment_of(version, True))
     assert result.stdout == "40 0\n", result.stdout + result.stderr

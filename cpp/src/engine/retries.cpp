@@ -30,7 +30,7 @@ bool Retries::take(const OperationPtr& operation, Settler& settler) {
   flight.retried = true;
   flight.transfer.reset();
   if (Settler::may_copy_on(*operation)) {
-    settler.hold(flight, operation->request.bytes);
+    settler.hold(*operation);
   } else {
     registry_.release(flight.lease);
   }

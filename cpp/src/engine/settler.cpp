@@ -22,9 +22,10 @@ bool Settler::may_copy_on(const Operation& operation) noexcept {
   return operation.flight.posted && operation.request.on_device;
 }
 
-void Settler::hold(Flight& flight, std::uint64_t bytes, OperationPtr ended) {
-  const auto time = kCopyGoesOn + std::chrono::milliseconds(bytes / (kLeastCopyRate / 1000));
-  held_.push_back({Clock::now() + time, std::move(ended), flight.lease, flight.peer});
+void Settler::hold(const Operation& operation, OperationPtr ended) {
+  const std::chrono::milliseconds copying(operation.request.bytes / (kLeastCopyRate / 1000));
+  held_.push_back({Clock::now() + kCopyGoesOn + copying, std::move(ended), operation.flight.lease,
+                   operation.flight.peer});
 }
 
 void Settler::settle(const OperationPtr& operation, Outcome outcome) {
@@ -47,7 +48,7 @@ void Settler::settle(const OperationPtr& operation, Outcome outcome) {
   if (flight.whole.operation == nullptr && operation->request.moves_data()) count(*operation, now);
   if (flight.claim_number != 0) needs_.admission.forget(*operation);
   if (outcome.peer_broken && may_copy_on(*operation)) {
-    hold(flight, operation->request.bytes, operation);
+    hold(*operation, operation);
     flight.detach();
     return;
   }

@@ -36,13 +36,14 @@ class Settler {
 
   explicit Settler(const Needs& needs) : needs_(needs) {}
 
-  /// Ends the operation unless it has ended before. NIXL uses its memory no more. An offer or a
-  /// deadline of it is removed; fences and transfers have handed it over already.
+  /// Ends the operation unless it has ended before. NIXL uses its memory no more, but for a copy
+  /// that may go on. An offer or a deadline of it is removed; fences and transfers have handed it
+  /// over already.
   void settle(const OperationPtr& operation, Outcome outcome);
   /// Whether a GPU's driver may go on with its copy after the transfer has failed.
   static bool may_copy_on(const Operation& operation) noexcept;
   /// Keeps what such a copy uses of the operation, which goes on without it, or has ended.
-  void hold(Flight& flight, std::uint64_t bytes, OperationPtr ended = nullptr);
+  void hold(const Operation& operation, OperationPtr ended = nullptr);
   /// One that nothing was ever done for.
   void drop(OperationPtr operation) { settled_.push_back(std::move(operation)); }
 
