@@ -120,8 +120,9 @@ test-sanitizers: build-tsan build-asan
 	ctest --preset tsan
 	ctest --preset asan
 	@tools/slowest-tests build/tsan build/asan
-# Whatever else Debian compiles with; the same tests on AArch64, with QEMU.
-test-compilers: build-clang-14 build-aarch64 $(STAMPS)/apt-clang-16
+# Whatever else Debian compiles with, and newer Pythons; the same tests on AArch64, with QEMU.
+test-compilers: build-clang-14 build-aarch64 $(STAMPS)/apt-clang-16 $(STAMPS)/venv
+	tools/stable-abi
 	for clang in clang++-14 clang++-16; do $$clang -std=c++20 -Wall -Wextra -Wconversion \
 	  -Wshadow -Werror -fsyntax-only -Icpp/include tests/package/main.cpp || exit 1; done
 	ctest --preset aarch64

@@ -1,6 +1,7 @@
 #include <nanobind/stl/shared_ptr.h>
 
 #include <exception>
+#include <iterator>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -11,6 +12,15 @@
 namespace nixl_connect::python {
 
 namespace {
+
+/// A new reference, or null. What Python has for this is not in its stable ABI; this is since 3.12.
+template <typename... Arguments>
+PyObject* call_method(const nb::object& object, PyObject* name, Arguments... arguments) {
+  PyObject* all[] = {object.ptr(), arguments...};
+  return PyObject_VectorcallMethod(name, all, std::size(all), nullptr);
+}
+
+}  // namespace
 
 /// The futures of one event loop that wait, by token. A token is used once.
 class Waiting {
@@ -73,9 +83,11 @@ class Waiting {
   std::vector<std::uint32_t> free_;
 };
 
+namespace {
+
 /// Names of methods, made once: without a GIL, a thread that waits for another one to make a static
 /// keeps Python's collector from stopping it.
-struct Names {
+struct Methods {
   PyObject* done = PyUnicode_InternFromString("done");
   PyObject* set_result = PyUnicode_InternFromString("set_result");
   PyObject* create_future = PyUnicode_InternFromString("create_future");
@@ -84,8 +96,8 @@ struct Names {
   nb::object running_loop = nb::module_::import_("asyncio").attr("_get_running_loop");
 };
 
-const Names& names() {
-  static const Names& made = *new Names;
+const Methods& methods() {
+  static const Methods& made = *new Methods;
   return made;
 }
 
@@ -119,8 +131,8 @@ struct Bridge {
     // Not every token has one: some say only that there is something to release.
     const nb::object future = waiting.find(token);
     if (!future.is_valid()) return;
-    if (checked(PyObject_CallMethodNoArgs(future.ptr(), names().done)).ptr() == Py_False) {
-      checked(PyObject_CallMethodOneArg(future.ptr(), names().set_result, Py_True));
+    if (checked(call_method(future, methods().done)).ptr() == Py_False) {
+      checked(call_method(future, methods().set_result, Py_True));
     }
     waiting.remove(token);
   }
@@ -148,7 +160,7 @@ nb::object referent(const std::shared_ptr<const void>& reference) {
 
 /// The running event loop, and its bridge.
 std::pair<nb::object, nb::object> current() {
-  nb::object loop = checked(PyObject_CallNoArgs(names().running_loop.ptr()));
+  nb::object loop = checked(PyObject_CallNoArgs(methods().running_loop.ptr()));
   if (!loop.is_none() && referent(latest.loop).is(loop)) {
     nb::object bridge = referent(latest.bridge);
     if (!bridge.is_none()) return {std::move(loop), std::move(bridge)};
@@ -181,8 +193,8 @@ class Wait {
     if (connection_->reached(milestone_)) return false;
     auto [loop, bridge] = current();
     Bridge& its = nb::cast<Bridge&>(bridge);
-    nb::object future = checked(PyObject_CallMethodNoArgs(loop.ptr(), names().create_future));
-    nb::object iterator = checked(PyObject_CallMethodNoArgs(future.ptr(), names().await));
+    nb::object future = checked(call_method(loop, methods().create_future));
+    nb::object iterator = checked(call_method(future, methods().await));
     token_ = its.waiting.add(std::move(future));
     bridge_ = std::move(bridge);
     if (!connection_->notify(milestone_, its.queue, token_)) return false;
@@ -203,7 +215,7 @@ class Wait {
   PySendResult end(PyObject** result) {
     stop();
     if (connection_->status() == OperationStatus::errored) {
-      PyObject* raised = PyObject_CallMethodNoArgs(operation_.ptr(), names().raise_failure);
+      PyObject* raised = call_method(operation_, methods().raise_failure);
       if (raised == nullptr) return PYGEN_ERROR;
       Py_DECREF(raised);
     }
@@ -277,7 +289,7 @@ nb::object wait_for(nb::handle operation, nb::handle core, Milestone milestone) 
 }
 
 void init_bridge(nb::module_& m) {
-  names();
+  methods();
 
   nb::class_<Bridge>(m, "Bridge", nb::type_slots(bridge_slots), nb::is_weak_referenceable(),
                      "One event loop's completion queue, and the futures that wait on it.")
