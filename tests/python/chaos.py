@@ -194,7 +194,8 @@ class ChaosWorker:
             pages = int(statm.read().split()[1])
         mib = pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
         sizes = {"descriptors": len(os.listdir("/proc/self/fd")), "MiB": mib}
-        self.say(sizes=sizes, outcomes=self.outcomes)
+        # One that has not begun yet, on a busy machine, has not grown to its size.
+        self.say(sizes=sizes if self.outcomes else {}, outcomes=self.outcomes)
         self.outcomes.clear()
 
     async def serve(self) -> None:
@@ -360,10 +361,10 @@ class Chaos:
         for what, count in sorted(self.outcomes.items()):
             print(f"{count:8,} {what}")
         for index in range(min(NEVER_KILLED, self.options.processes)):
-            first, *_, last = self.samples[index]
             print(f"worker {index}:", *self.samples[index], sep="\n  ")
+            sizes = [sample for sample in self.samples[index] if sample] or [{}]
             for name, most in (("descriptors", MOST_DESCRIPTORS), ("MiB", MOST_MIB)):
-                if last.get(name, 0) - first.get(name, 0) > most:
+                if sizes[-1].get(name, 0) - sizes[0].get(name, 0) > most:
                     self.faults.append(f"worker {index} has grown: {name}")
         if not any("COMPLETE" in what for what in self.outcomes):
             self.faults.append("nothing was complete")
