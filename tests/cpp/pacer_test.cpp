@@ -129,6 +129,13 @@ TEST_F(PacerTest, WithManyOperationsCallersPollWhileTheyComeAndGo) {
   EXPECT_FALSE(pacer.polled_enough(load, now + microseconds(210)));
   EXPECT_FALSE(pacer.may_poll_inline(load, now + microseconds(90)));
   EXPECT_TRUE(pacer.may_poll_inline(load, now + microseconds(110)));
+  pacer.polled_inline();
+  EXPECT_EQ(next().mode, Mode::standby);
+  EXPECT_NEAR(static_cast<double>(pause().count()), 800'000, 8'000) << "while they poll";
+  EXPECT_TRUE(pacer.polled_enough(load, now + microseconds(790)));
+  EXPECT_TRUE(pacer.may_poll_inline(load, now + microseconds(110))) << "they as often as before";
+  pacer.polled(now);
+  EXPECT_FALSE(pacer.polled_enough(load, now + microseconds(210))) << "the thread polls again";
   load.operations = 7;
   EXPECT_FALSE(pacer.polled_enough(load, now + microseconds(10)));
   EXPECT_FALSE(pacer.may_poll_inline(load, now + microseconds(110)));

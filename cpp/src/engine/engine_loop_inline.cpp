@@ -43,6 +43,7 @@ bool EngineLoop::submit_if_quick(const OperationPtr& operation) {
   if (present.large == 0 && !pacer_.is_driven_externally(now)) {
     if (pacer_.may_poll_inline(present, now)) {
       poll(Pacer::inline_poll_ends(now));
+      pacer_.polled_inline();
     } else if (transfers_.in_flight().is_only(*operation) && pacer_.may_watch(present)) {
       watch(Pacer::watch_ends(now));
     }

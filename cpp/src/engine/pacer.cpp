@@ -31,6 +31,9 @@ constexpr int kBusyRestDivisor = 16;
 constexpr std::size_t kManyOperations = 8;
 constexpr auto kLongestRest = microseconds(100);
 constexpr auto kLongestBusyRest = microseconds(1000);
+/// While callers poll the thread stands by for so many rests: each time that it runs, a caller may
+/// have to wait for the processor and for the agent lock.
+constexpr int kStandbyRests = 4;
 /// Operations that take longer count as this, so that rests grow no further.
 constexpr auto kLongestAge = kLongestBusyRest * kBusyRestDivisor;
 /// How many operations what they take is averaged over.
@@ -96,6 +99,10 @@ Clock::duration Pacer::rest(const Load& load) const noexcept {
                     : std::min<Clock::duration>(age / kRestDivisor, kLongestRest);
 }
 
+Clock::time_point Pacer::standby_ends(const Load& load) const noexcept {
+  return last_poll_ + (callers_poll_ ? kStandbyRests : 1) * rest(load);
+}
+
 Wait Pacer::next(const Load& load, Clock::time_point now) const noexcept {
   using Mode = Wait::Mode;
   if (is_driven_externally(now)) return {now + kDrivenPause, Mode::rest};
@@ -107,7 +114,7 @@ Wait Pacer::next(const Load& load, Clock::time_point now) const noexcept {
     const auto rest_now = rest(load);
     if (idle < spin_) {
       if (rest_now < kShortestPause) return {now, Mode::none};
-      if (busy(load)) return {last_poll_ + rest_now, Mode::standby};
+      if (busy(load)) return {standby_ends(load), Mode::standby};
       return {now + rest_now, Mode::rest};
     }
     const int divisor = load.large == 0 ? kPauseDivisor
@@ -128,7 +135,7 @@ Clock::time_point Pacer::poll_needed(const Load& load, Clock::time_point now) co
 }
 
 bool Pacer::polled_enough(const Load& load, Clock::time_point now) const noexcept {
-  return busy(load) && !is_driven_externally(now) && now < last_poll_ + rest(load);
+  return busy(load) && !is_driven_externally(now) && now < standby_ends(load);
 }
 
 bool Pacer::is_driven_externally(Clock::time_point now) const noexcept {

@@ -30,10 +30,11 @@ struct Load {
 /// gets its answer. While something is pending and something happened less than `spin` ago it polls
 /// without sleeping, but rests for a fraction of what operations take of late, or for the delay
 /// that a peer allows: with many in flight each poll then finds several, and callers get the
-/// processor. After that it pauses for a fraction of the time since something last happened, a
-/// small one when a large operation takes as long as the last one did, and not past the next
-/// deadline or notice. While a caller drives the engine, or a waiter polls, it
-/// leaves that to them.
+/// processor. Those who begin operations then poll as well, and while they do so the thread stands
+/// by for four such rests. After that it pauses for a fraction of the time since something last
+/// happened, a small one when a large operation takes as long as the last one did, and not past the
+/// next deadline or notice. While a caller drives the engine, or a waiter polls, it leaves that to
+/// them.
 ///
 /// Thread safety: for whoever has the agent lock.
 class Pacer {
@@ -47,7 +48,12 @@ class Pacer {
   /// Commands, completions or notifications have come.
   void worked(Clock::time_point now) noexcept { last_work_ = now; }
   /// NIXL has been polled.
-  void polled(Clock::time_point now) noexcept { last_poll_ = now; }
+  void polled(Clock::time_point now) noexcept {
+    last_poll_ = now;
+    callers_poll_ = false;
+  }
+  /// The last poll was one by a caller who has begun an operation.
+  void polled_inline() noexcept { callers_poll_ = true; }
   /// An operation has completed so long after it began.
   void completed(Clock::duration age, bool large) noexcept;
   /// The owner of the operations of a peer lets notices wait for so long.
@@ -100,11 +106,15 @@ class Pacer {
   /// How long to leave NIXL alone between two polls while operations come and go: a fraction of
   /// what they take anyway is not missed.
   Clock::duration rest(const Load& load) const noexcept;
+  /// Until when the thread leaves polling to callers, who may poll in each rest.
+  Clock::time_point standby_ends(const Load& load) const noexcept;
 
   const Clock::duration spin_;
   const Clock::duration max_pause_;
   Clock::time_point last_work_;
   Clock::time_point last_poll_;
+  /// Whether a caller who has begun an operation was the last to poll.
+  bool callers_poll_ = false;
   Clock::time_point last_driven_;
   /// How long operations have taken of late.
   std::chrono::duration<double> typical_age_{0};
