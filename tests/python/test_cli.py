@@ -45,10 +45,12 @@ def test_the_doctor_finds_a_host_that_works() -> None:
 
 
 def test_the_doctor_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    missing = tmp_path / "libnixl_capi.so"
+    # Neither a line's end nor what looks like markup comes into a path.
+    missing = tmp_path / "[bold]" / ("long" * 30) / "libnixl_capi.so"
     monkeypatch.setenv(ENVIRONMENT_NIXL, str(missing))
     result = run("doctor")
     assert result.returncode == 1
+    assert str(missing) in result.stdout
     assert "does not work here" in result.stdout
     assert "correct the variable, or unset it" in result.stdout
 

@@ -115,6 +115,14 @@ def test_many_connectors_are_in_tables_that_fit() -> None:
         assert table.__rich_measure__(Console(width=500), Console(width=500).options).maximum <= 80
 
 
+def test_a_name_is_no_markup() -> None:
+    now = top.Sample(1, {"[bold]worker": {("peers",): 1.0}})
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(*top.tables(now, now, 80))
+    assert "[bold]worker" in shown.get()
+
+
 @pytest.mark.parametrize(
     ("given", "url"),
     [

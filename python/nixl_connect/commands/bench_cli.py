@@ -16,7 +16,7 @@ from rich.table import Table
 
 import nixl_connect as nc
 
-from ._console import Json, fail
+from ._console import Json, fail, show
 from .bench import measure
 from .bench_peer import Child, Server
 from .bench_plot import plot as draw
@@ -131,7 +131,7 @@ class Output:
         if self.as_json:
             print(json.dumps(figures, indent=1))
         else:
-            Console().print(_table(measured, self.other))
+            show(_table(measured, self.other))
         if self.plot is not None:
             draw(figures, self.plot)
         if self.page is not None:

@@ -13,10 +13,11 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from .._library import nixl_library_candidates
 from . import doctor
-from ._console import Json, fail
+from ._console import Json, fail, show
 from ._process import take_standard_output
 from .bench_cli import bench_app
 from .providers import ProvidersError, link_providers
@@ -54,17 +55,18 @@ def doctor_command(as_json: Json = False) -> None:
         rows = [dataclasses.asdict(finding) for finding in [*findings, verdict]]
         print(json.dumps(rows, indent=1))
     else:
-        console = Console()
         table = Table(box=None, show_header=False)
         for _ in range(3):
             table.add_column(overflow="fold")
         for finding in findings:
-            advice = f"\n[bold]{finding.advice}[/]" if finding.advice else ""
-            table.add_row(finding.subject, _MARKS[finding.state], finding.detail + advice)
-        console.print(table)
-        console.print(f"\n{_MARKS[verdict.state]}: {verdict.detail}", highlight=False)
+            detail = Text(finding.detail)
+            if finding.advice:
+                detail.append(f"\n{finding.advice}", "bold")
+            table.add_row(finding.subject, _MARKS[finding.state], detail)
+        summary = Text.from_markup(f"\n{_MARKS[verdict.state]}: ").append(verdict.detail)
         if verdict.advice:
-            console.print(verdict.advice, highlight=False)
+            summary.append(f"\n{verdict.advice}")
+        show(Group(table, summary))
     raise typer.Exit(1 if verdict.state == "error" else 0)
 
 
@@ -134,7 +136,7 @@ def top_command(
             for look in itertools.count(1):
                 time.sleep(interval)
                 now = fetch(url)
-                heading = f"{url}  {time.strftime('%H:%M:%S')}"
+                heading = Text(f"{url}  {time.strftime('%H:%M:%S')}")
                 shown = Group(heading, *tables(before, now, console.width))
                 if count is None:
                     live.update(shown, refresh=True)

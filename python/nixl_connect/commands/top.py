@@ -12,6 +12,7 @@ from http.client import HTTPException
 from prometheus_client.parser import text_string_to_metric_families
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["MetricsError", "Sample", "fetch", "tables", "url_of"]
 
@@ -107,14 +108,14 @@ def tables(before: Sample, now: Sample, width: int) -> Iterator[Table]:
         made.add_column()
         for connector in some:
             name = connector or "(others)"
-            made.add_column(name, justify="right", overflow="fold", max_width=2 * _COLUMN)
+            made.add_column(Text(name), justify="right", overflow="fold", max_width=2 * _COLUMN)
         columns = [_column(connector, before, now) for connector in some]
         for label in _FIGURES:
             made.add_row(label, *(column[label] for column in columns))
         reasons = {reason for connector in some for reason in _reasons(connector, now)}
         for reason in sorted(reasons):
             counts = (_reasons(connector, now)[reason] for connector in some)
-            made.add_row(f"  {reason}", *(f"{count:,}" if count else "" for count in counts))
+            made.add_row(Text(f"  {reason}"), *(f"{count:,}" if count else "" for count in counts))
         yield made
 
 
