@@ -220,6 +220,8 @@ def measure(backend: Backend, work: Work, devices: list[str], into: Figures) -> 
         # Without UCX's EFA module bare NIXL exits in order on hosts that have libefa.
         "UCX_MODULES": "^efa",
         "NIXL_LOG_LEVEL": "ERROR",
+        # Standard output is for figures.
+        "UCX_LOG_FILE": "stderr",
         **dict(backend.environment),
     }
     if devices:
