@@ -82,7 +82,7 @@ $(STAMPS)/%-tools: pyproject.toml | $(STAMPS)/package
 	$(PIP) "nixl-connect[$*]"
 	@touch $@
 $(STAMPS)/test-tools: pyproject.toml tools/test-packages tools/dynamo | $(STAMPS)/package
-	flock $(STAMPS) tools/test-packages $(NIXL_VERSION) $(NIXL_OTHERS)
+	flock $(STAMPS) tools/test-packages $(NIXL) $(NIXL_VERSION) $(NIXL_OTHERS)
 	@touch $@
 
 $(STAMPS)/mermaid: tools/mermaid | $(STAMPS)/venv

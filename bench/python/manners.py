@@ -107,8 +107,8 @@ async def waiting(options: argparse.Namespace) -> list[Figure]:
         share = (cpu_seconds() - cpu) / (time.perf_counter() - began)
         for offer in offers:
             offer.cancel()
-    async with Pair(4096) as pair:
-        first = (await pair.owner.create_readable(pair.source)).metadata().model_dump_json()
+    async with Pair(4096) as pair, pair.owner.create_readable(pair.source) as offer:
+        first = offer.metadata().model_dump_json()
     return [
         ("CPU while 1,000 offers wait", share * 100, "% of a core", "≤ 1 %"),
         ("metadata as JSON, 1 operation alive", len(first), "bytes", ""),
