@@ -13,6 +13,7 @@ import os
 import random
 import sys
 import time
+import weakref
 from pathlib import Path
 
 os.environ.setdefault("UCX_NET_DEVICES", "lo")
@@ -47,9 +48,18 @@ def sample(connectors: list[nc.Connector]) -> dict[str, float]:
     return held
 
 
+# What operations use, by identity. It goes when the event loop has heard that they have let go.
+buffers: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()  # type: ignore[type-arg]
+
+
+def buffer(size: int, fill: int) -> np.ndarray:  # type: ignore[type-arg]
+    made = np.full(size, fill, dtype=np.uint8)
+    buffers[id(made)] = made
+    return made
+
+
 async def operate(owner: nc.Connector, mover: nc.Connector, size: int, fill: int) -> None:
-    source = np.full(size, fill, dtype=np.uint8)
-    target = np.zeros(size, dtype=np.uint8)
+    source, target = buffer(size, fill), buffer(size, 0)
     if fill % 2 == 0:
         passive: nc.PassiveOperation = await owner.create_readable(nc.Descriptor(source))
         active: nc.ActiveOperation = await mover.begin_read(
@@ -92,7 +102,10 @@ async def soak(
             done += chunk
             for _ in range(1000):
                 held = sample([left, right])
-                if held["waiting"] + held["in_flight"] + held["registered_regions"] == 0:
+                if (
+                    held["waiting"] + held["in_flight"] + held["registered_regions"] + len(buffers)
+                    == 0
+                ):
                     break
                 await asyncio.sleep(0.01)
             at.append(done)
