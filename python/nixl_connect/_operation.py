@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from enum import IntEnum
 from functools import partial
 from types import TracebackType
-from typing import Any, SupportsFloat, TypeVar
+from typing import Any, NoReturn, SupportsFloat, TypeVar
 
 from . import _asyncio, _core
 from ._arguments import check_timeout
@@ -237,6 +237,12 @@ class AbstractOperation(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.__exit__(exc_type, exc_value, traceback)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} belongs to this process and cannot be copied or sent: "
+            "send what an offer's metadata() or wire() returns"
+        )
 
     def __repr__(self) -> str:
         local = self._local_desc_list

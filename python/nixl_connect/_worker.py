@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable
 from functools import cached_property, partial
 from types import TracebackType
-from typing import SupportsFloat, TypeVar
+from typing import NoReturn, SupportsFloat, TypeVar
 
 from . import _asyncio, _core
 from ._arguments import core_timeout
@@ -260,6 +260,12 @@ class Worker:
 
     def __hash__(self) -> int:
         return hash(self._worker_id)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} belongs to this process and cannot be copied or sent: "
+            "make one in each process"
+        )
 
     def __repr__(self) -> str:
         state = ", closed" if self._core.closed else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import copy
+import pickle
 import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -284,3 +286,15 @@ async def test_a_wrong_library_is_named(library: str) -> None:
     with nc.Connector(nixl_library=library) as connector:
         with pytest.raises(nc.NixlNotFoundError, match=library):
             await connector.create_readable(nc.Descriptor(bytearray(1)))
+
+
+def test_what_belongs_to_a_process_says_what_to_send_instead() -> None:
+    with nc.Connector("here") as connector:
+        with connector.create_readable_blocking(nc.Descriptor(b"abc")) as offer:
+            with pytest.raises(
+                TypeError, match=r"ReadableOperation\(.*send what an offer's metadata"
+            ):
+                pickle.dumps(offer)
+            with pytest.raises(TypeError, match="make one in each process"):
+                copy.copy(connector)
+            assert pickle.loads(pickle.dumps(offer.metadata())) == offer.metadata()
