@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import os
 import random
@@ -27,6 +28,7 @@ from rich.table import Table
 SAMPLES = 10
 # What may grow after the warm-up, and by how much; everything else by nothing.
 ALLOWED = {"resident MiB": 8.0, "open descriptors": 2, "threads": 0}
+_M_MMAP_THRESHOLD = -3
 HELD = ("waiting", "in_flight", "registered_regions", "peers")
 
 
@@ -102,10 +104,8 @@ async def soak(
             done += chunk
             for _ in range(1000):
                 held = sample([left, right])
-                if (
-                    held["waiting"] + held["in_flight"] + held["registered_regions"] + len(buffers)
-                    == 0
-                ):
+                about = held["waiting"] + held["in_flight"] + held["registered_regions"]
+                if about == 0 and not buffers:
                     break
                 await asyncio.sleep(0.01)
             at.append(done)
@@ -138,6 +138,8 @@ def main() -> int:
     parser.add_argument("--plot", help="an SVG file to write")
     options = parser.parse_args()
 
+    # What is freed is unmapped at once.
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 16)
     console = Console()
     began = time.monotonic()
     with Progress(console=console) as progress:
