@@ -147,12 +147,22 @@ async def importing(_: argparse.Namespace) -> list[Figure]:
         subprocess.run([sys.executable, "-c", statement], check=True)
         return time.perf_counter() - began
 
-    bare = min(run("pass") for _ in range(10))
-    pydantic = min(run("from pydantic import BaseModel") for _ in range(10)) - bare
-    whole = min(run("import nixl_connect") for _ in range(10)) - bare
+    statements = (
+        "pass",
+        "import asyncio, pydantic",
+        "import asyncio, pydantic, nixl_connect",
+        "import nixl_connect",
+        "import nixl_connect; nixl_connect.RdmaMetadata",
+    )
+    best = dict.fromkeys(statements, float("inf"))
+    for _ in range(10):
+        for statement in statements:
+            best[statement] = min(best[statement], run(statement))
+    bare, theirs, all_of_them, ours, models = best.values()
     return [
-        ("import nixl_connect", whole * 1e3, "ms", "≤ 150 ms"),
-        ("of which pydantic", pydantic * 1e3, "ms", ""),
+        ("import nixl_connect", (ours - bare) * 1e3, "ms", "≤ 150 ms"),
+        ("the same, over asyncio and pydantic", (all_of_them - theirs) * 1e3, "ms", "≤ 25 ms"),
+        ("the models, loaded beside the agent's start", (models - ours) * 1e3, "ms", ""),
     ]
 
 

@@ -8,6 +8,9 @@ completion.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 try:
     from . import _core
 except ImportError as _error:
@@ -23,7 +26,7 @@ from ._operation import AbstractOperation, OperationKind, OperationStatus
 from ._remote import Remote
 from .connection import Connection
 from .connector import Connector
-from .descriptor import Descriptor, DescriptorList, SerializedDescriptor
+from .descriptor import Descriptor, DescriptorList
 from .device import Device, DeviceKind
 from .errors import (
     BackendError,
@@ -41,7 +44,6 @@ from .errors import (
     TransferError,
     WaitTimeoutError,
 )
-from .metadata import RdmaMetadata
 from .operations import (
     ActiveOperation,
     PassiveOperation,
@@ -52,6 +54,9 @@ from .operations import (
 )
 from .replace import install, uninstall
 from .stats import ConnectorStats, OperationStats
+
+if TYPE_CHECKING:
+    from .metadata import RdmaMetadata, SerializedDescriptor
 
 __version__ = _core.version()
 
@@ -94,3 +99,17 @@ __all__ = [
     "install",
     "uninstall",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The models, which are loaded when first asked for."""
+    if name not in ("RdmaMetadata", "SerializedDescriptor", "metadata"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    module = import_module(f"{__name__}.metadata")
+    value = module if name == "metadata" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

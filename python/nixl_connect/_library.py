@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import re
@@ -56,6 +55,8 @@ def _load_runtime_for(library: str) -> None:
     variant = re.search(r"nixl_(cu\d+)", library)
     if variant is None or variant[1] not in _RUNTIMES:
         return
+    import ctypes
+
     name, folder = _RUNTIMES[variant[1]]
     with contextlib.suppress(OSError):
         ctypes.CDLL(name, mode=os.RTLD_LAZY)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 
 from . import _core
+from ._wire import NixlMetadata, decode, join
 from .connection import Connection, core_of
-from .metadata import NixlMetadata, decode, join
 
 __all__ = ["Remote"]
 

@@ -6,7 +6,7 @@ import logging
 import sys
 from abc import abstractmethod
 from functools import partial
-from typing import SupportsFloat, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, SupportsFloat, SupportsIndex, TypeVar
 
 from . import _asyncio, _core, _signing, _streams
 from ._arguments import check_count, check_flag, check_timeout
@@ -14,10 +14,13 @@ from ._default import Default
 from ._local import Local, LocalDescriptors, as_descriptors, check_addresses, count_of, is_large
 from ._operation import AbstractOperation, OperationKind, OperationStatus
 from ._remote import Remote
+from ._wire import AnyMetadata, NixlMetadata, RemoteMetadata, with_connection
 from .connection import AnyConnector, Connection, core_of
-from .descriptor import Descriptor, DescriptorList, SerializedDescriptor
+from .descriptor import Descriptor, DescriptorList
 from .errors import WaitTimeoutError
-from .metadata import AnyMetadata, NixlMetadata, RdmaMetadata, RemoteMetadata, with_connection
+
+if TYPE_CHECKING:
+    from .metadata import RdmaMetadata, SerializedDescriptor
 
 __all__ = ["ActiveOperation", "PassiveOperation", "PassiveT", "prepared", "received_from"]
 
@@ -156,6 +159,8 @@ class PassiveOperation(AbstractOperation):
         return self._request
 
     def _make_request(self, hex_encode: bool) -> RdmaMetadata:
+        from .metadata import RdmaMetadata
+
         local = self._local_desc_list
         check_addresses(local)
         core = self._core

@@ -7,12 +7,14 @@ only.
 
 from __future__ import annotations
 
-import hmac
-import json
+from typing import TYPE_CHECKING
 
 from . import _core
+from ._wire import AnyMetadata, RemoteMetadata, is_model
 from .errors import RejectedMetadataError
-from .metadata import AnyMetadata, RdmaMetadata, RemoteMetadata, as_bytes
+
+if TYPE_CHECKING:
+    from .metadata import RdmaMetadata
 
 __all__ = ["check_auth_key", "received", "refuse_unsigned", "sign", "signed_key", "verify"]
 
@@ -30,8 +32,11 @@ def check_auth_key(auth_key: bytes | None) -> None:
 
 
 def _signature(auth_key: bytes, metadata: AnyMetadata, notification_key: str) -> str:
+    import hmac
+    import json
+
     head = [metadata.operation_kind, notification_key, metadata.nixl_metadata]
-    if isinstance(metadata, RdmaMetadata):
+    if is_model(metadata):
         fields = [*head, [[d.device, d.ptr, d.size] for d in metadata.descriptors]]
         return hmac.new(auth_key, json.dumps(fields).encode(), "sha256").hexdigest()
     # The same text, without an object for each descriptor.
@@ -54,6 +59,8 @@ def sign(auth_key: bytes, metadata: RdmaMetadata) -> RdmaMetadata:
 
 def verify(auth_key: bytes, metadata: AnyMetadata) -> None:
     """Raises `RejectedMetadataError` unless the metadata is signed, and as it was signed."""
+    import hmac
+
     key, _, signature = metadata.notification_key.rpartition(_SEPARATOR)
     expected = _signature(auth_key, metadata, key)
     if not hmac.compare_digest(signature.encode(), expected.encode()):
@@ -76,12 +83,12 @@ def received(
     """What a peer sent, for the core, which reads bytes itself. Refuses what is not signed with the
     key, if there is one. `count` is how many descriptors are wanted, if any."""
     metadata: AnyMetadata
-    if isinstance(remote_metadata, RdmaMetadata):
+    if is_model(remote_metadata):
         metadata = remote_metadata
         if auth_key is not None and len(metadata.descriptors) >= _core.MANY_DESCRIPTORS:
             metadata = _core.RdmaMetadata.from_model(metadata)
     elif isinstance(remote_metadata, (bytes, bytearray, memoryview)):
-        data = as_bytes(remote_metadata, "remote_metadata")
+        data = bytes(remote_metadata)
         if auth_key is None:
             return data
         metadata = _core.RdmaMetadata.from_bytes(data)

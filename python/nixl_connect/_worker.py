@@ -20,9 +20,9 @@ from ._default import Default
 from ._loaded import loaded_torch
 from ._offload import offload
 from ._signing import received
+from ._wire import RemoteMetadata, is_model, load_models, of_agent
 from .connection import Connection
 from .errors import from_core
-from .metadata import RdmaMetadata, RemoteMetadata, of_agent
 from .stats import ConnectorStats
 
 __all__ = ["Worker", "open_workers", "watch_workers"]
@@ -288,6 +288,7 @@ class Worker:
         if not core.started:
             _close_with_multiprocessing()
             core.start()
+            load_models()  # Meanwhile, so that the first request need not.
             await _asyncio.wait_for(core.notify_started)
             core.check_started()
             fields = {"connector": self._worker_id}
@@ -297,6 +298,8 @@ class Worker:
         """As `_started`, blocking; Ctrl-C is heard meanwhile."""
         if not self._core.started:
             _close_with_multiprocessing()
+            self._core.start()
+            load_models()  # As above.
             self._core.wait_started()
 
 
@@ -304,13 +307,9 @@ async def _made(
     make: Callable[[], _core.Connection], remote_metadata: RemoteMetadata | str
 ) -> _core.Connection:
     """What `make` returns, without holding the event loop while much metadata is read."""
-    if isinstance(remote_metadata, RdmaMetadata):
-        size = len(remote_metadata.descriptors)
-    else:
-        # A few bytes may be the metadata of very many pieces.
-        size = _core.MANY_DESCRIPTORS
-    large = size >= _core.MANY_DESCRIPTORS
-    return await offload(make, _core.Connection.cancel) if large else make()
+    few = is_model(remote_metadata) and len(remote_metadata.descriptors) < _core.MANY_DESCRIPTORS
+    # A few bytes may be the metadata of very many pieces.
+    return make() if few else await offload(make, _core.Connection.cancel)
 
 
 async def _ended(core: _core.Connection) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Mapping
 from functools import partial
-from os import PathLike
 from typing import Any, SupportsFloat, SupportsIndex
 
 from . import _core
@@ -28,9 +27,9 @@ from ._sides import PassiveT, prepared
 from ._signing import check_auth_key
 from ._streams import Fences
 from ._tracing import begin_span, tracer
+from ._wire import NixlMetadata, RemoteMetadata
 from ._worker import Worker
 from .connection import Connection
-from .metadata import NixlMetadata, RemoteMetadata
 from .operations import ReadableOperation, ReadOperation, WritableOperation, WriteOperation
 
 __all__ = ["Connection", "Connector", "OperationCall"]
@@ -125,9 +124,11 @@ class Connector(Worker):
         inline_limit: SupportsIndex = 64 << 10,
         foreign_peers: bool | None = None,
         max_linger_bytes: SupportsIndex = 16 << 30,
-        nixl_library: str | PathLike[str] | None = None,
+        nixl_library: str | os.PathLike[str] | None = None,
     ) -> None:
-        worker_id = uuid.uuid4().hex if worker_id is None else check_text(worker_id, "worker_id")
+        worker_id = (
+            os.urandom(16).hex() if worker_id is None else check_text(worker_id, "worker_id")
+        )
         check_auth_key(auth_key)
         candidates = nixl_library_candidates()
         load_cuda_runtime(candidates)

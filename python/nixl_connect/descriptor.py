@@ -5,21 +5,18 @@ from __future__ import annotations
 import operator
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from typing import Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 from weakref import WeakKeyDictionary
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from . import _core
 from ._inspect import as_device, is_number, memory_of
 from ._memory import Memory, hold
 from .device import Device, DeviceKind
 
-__all__ = ["Descriptor", "DescriptorList", "SerializedDescriptor"]
+if TYPE_CHECKING:
+    from .metadata import SerializedDescriptor
 
-_CONFIG = ConfigDict(extra="forbid", frozen=True)
-_UINT64_MAX = (1 << 64) - 1
+__all__ = ["Descriptor", "DescriptorList"]
 
 
 class Registrar(Protocol):
@@ -29,47 +26,6 @@ class Registrar(Protocol):
     def name(self) -> str: ...
     @property
     def _registrar_core(self) -> _core.Connector: ...
-
-
-@lru_cache(maxsize=256)
-def _wire_device(name: str) -> str:
-    text = name.strip().lower()
-    Device(text)
-    return text
-
-
-def _as_uint64(schema: dict[str, Any]) -> None:
-    """Name the upper limit: as a number it is beyond what many readers of JSON take."""
-    schema.pop("maximum", None)
-    schema["format"] = "uint64"
-
-
-class SerializedDescriptor(BaseModel):
-    """A region of the passive side's memory."""
-
-    model_config = _CONFIG
-
-    device: str = "cpu"
-    """``"cpu"``, ``"cuda:<id>"`` or ``"xpu:<id>"``."""
-    ptr: int = Field(0, gt=0, le=_UINT64_MAX, json_schema_extra=_as_uint64)
-    """Address of the first byte, in the passive side's process; never 0."""
-    size: int = Field(0, ge=0, le=_UINT64_MAX, json_schema_extra=_as_uint64)
-    """Bytes."""
-
-    @field_validator("device")
-    @classmethod
-    def _check_device(cls, value: str) -> str:
-        return _wire_device(value)
-
-    def to_descriptor(self) -> Descriptor:
-        """The region as a `Descriptor`; its address means nothing in this process.
-
-        Raises
-        ------
-        ValueError
-            When the region is empty.
-        """
-        return Descriptor._of_peer(self)
 
 
 class Descriptor(_core.Descriptor):
@@ -180,6 +136,8 @@ class Descriptor(_core.Descriptor):
         """The descriptor as it travels."""
         size = self._data_size
         if self._serialized is None or self._serialized.size != size:
+            from .metadata import SerializedDescriptor
+
             self._serialized = SerializedDescriptor.model_construct(
                 device=str(self._device), ptr=self.ptr, size=size
             )
@@ -194,11 +152,13 @@ class Descriptor(_core.Descriptor):
         TypeError
             When `serialized` is no `SerializedDescriptor`.
         """
+        from .metadata import SerializedDescriptor
+
         if not isinstance(serialized, SerializedDescriptor):
             raise TypeError(
                 f"serialized: expected SerializedDescriptor, got {type(serialized).__name__}"
             )
-        return serialized.to_descriptor()
+        return Descriptor._of_peer(serialized)
 
     def register_with_connector(self, connection: Registrar) -> None:
         """Register the memory with a connector, or a connection's connector, and keep it so.
@@ -318,6 +278,8 @@ class DescriptorList(_core.DescriptorList):
     def metadata(self) -> list[SerializedDescriptor]:
         """The descriptors as they travel."""
         if self._serialized is None:
+            from .metadata import SerializedDescriptor
+
             device = str(self._device)
             construct = SerializedDescriptor.model_construct
             self._serialized = [

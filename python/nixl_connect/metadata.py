@@ -6,29 +6,62 @@ meanings, so that each side may be either library. They can be fields of other m
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from . import _core
-from .descriptor import Descriptor, SerializedDescriptor
+from .descriptor import Descriptor
+from .device import Device
 from .errors import RejectedMetadataError
 
-__all__ = [
-    "AnyMetadata",
-    "NixlMetadata",
-    "RdmaMetadata",
-    "RemoteMetadata",
-    "SerializedDescriptor",
-    "as_bytes",
-    "decode",
-    "join",
-    "of_agent",
-    "with_connection",
-]
+__all__ = ["RdmaMetadata", "SerializedDescriptor"]
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True)
+_UINT64_MAX = (1 << 64) - 1
 _FIELDS = {"descriptors", "nixl_metadata", "notification_key", "operation_kind"}
+
+
+@lru_cache(maxsize=256)
+def _wire_device(name: str) -> str:
+    text = name.strip().lower()
+    Device(text)
+    return text
+
+
+def _as_uint64(schema: dict[str, Any]) -> None:
+    """Name the upper limit: as a number it is beyond what many readers of JSON take."""
+    schema.pop("maximum", None)
+    schema["format"] = "uint64"
+
+
+class SerializedDescriptor(BaseModel):
+    """A region of the passive side's memory."""
+
+    model_config = _CONFIG
+
+    device: str = "cpu"
+    """``"cpu"``, ``"cuda:<id>"`` or ``"xpu:<id>"``."""
+    ptr: int = Field(0, gt=0, le=_UINT64_MAX, json_schema_extra=_as_uint64)
+    """Address of the first byte, in the passive side's process; never 0."""
+    size: int = Field(0, ge=0, le=_UINT64_MAX, json_schema_extra=_as_uint64)
+    """Bytes."""
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        return _wire_device(value)
+
+    def to_descriptor(self) -> Descriptor:
+        """The region as a `Descriptor`; its address means nothing in this process.
+
+        Raises
+        ------
+        ValueError
+            When the region is empty.
+        """
+        return Descriptor._of_peer(self)
 
 
 class RdmaMetadata(BaseModel):
@@ -89,7 +122,9 @@ class RdmaMetadata(BaseModel):
         RejectedMetadataError
             When the bytes are no metadata; the error says what is wrong and at which byte.
         """
-        return cls._of_core(_core.RdmaMetadata.from_bytes(as_bytes(data, "data")))
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data: expected bytes, got {type(data).__name__}")
+        return cls._of_core(_core.RdmaMetadata.from_bytes(bytes(data)))
 
     @classmethod
     def _of_core(cls, metadata: _core.RdmaMetadata) -> RdmaMetadata:
@@ -134,69 +169,3 @@ class RdmaMetadata(BaseModel):
         if len(self.descriptors) == 1:
             return self.descriptors[0].to_descriptor()
         return [item.to_descriptor() for item in self.descriptors]
-
-
-RemoteMetadata: TypeAlias = RdmaMetadata | bytes | bytearray | memoryview
-"""What an active operation is given: a model, or bytes."""
-
-
-def as_bytes(data: bytes | bytearray | memoryview, argument: str) -> bytes:
-    """Bytes that nobody changes."""
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"{argument}: expected bytes, got {type(data).__name__}")
-    return bytes(data)
-
-
-NixlMetadata: TypeAlias = bytes | str
-"""A NIXL blob, or its text as `RdmaMetadata.nixl_metadata` has it."""
-_NIXL_BLOB = b"nixlSerDes|"
-
-
-def decode(nixl_metadata: NixlMetadata, argument: str = "nixl_metadata") -> bytes:
-    """The NIXL blob, which is not looked into."""
-    if not isinstance(nixl_metadata, (bytes, str)):
-        raise TypeError(f"{argument}: expected bytes or str, got {type(nixl_metadata).__name__}")
-    if not nixl_metadata:
-        raise RejectedMetadataError(f"{argument}: cannot be empty")
-    if isinstance(nixl_metadata, str):
-        return _core.decode_nixl_metadata(nixl_metadata)
-    return nixl_metadata
-
-
-def of_agent(remote_metadata: RemoteMetadata | str) -> RemoteMetadata:
-    """The metadata of a peer's agent or operation, in the form of an operation's."""
-    if isinstance(remote_metadata, RdmaMetadata):
-        return remote_metadata
-    if isinstance(remote_metadata, str):
-        return RdmaMetadata._of([], remote_metadata, "", 0)
-    if not isinstance(remote_metadata, (bytes, bytearray, memoryview)):
-        raise TypeError(
-            "remote_metadata: expected RdmaMetadata, bytes or str, got "
-            + type(remote_metadata).__name__
-        )
-    data = as_bytes(remote_metadata, "remote_metadata")
-    if not data.startswith(_NIXL_BLOB):
-        return data
-    return RdmaMetadata._of([], _core.encode_nixl_metadata(data, False), "", 0)
-
-
-def join(connection: NixlMetadata, buffer: NixlMetadata) -> bytes:
-    """One NIXL blob of two: `connection` says how to reach an agent, `buffer` has its regions."""
-    argument = "nixl_connection_metadata"
-    return _core.join_nixl_metadata(decode(connection, argument), decode(buffer))
-
-
-AnyMetadata: TypeAlias = RdmaMetadata | _core.RdmaMetadata
-"""An operation's metadata: the model, or the core's form."""
-
-
-def with_connection(metadata: AnyMetadata | bytes, connection: NixlMetadata) -> AnyMetadata:
-    """An operation's metadata, with how to reach its agent from elsewhere."""
-    if isinstance(metadata, bytes):
-        metadata = _core.RdmaMetadata.from_bytes(metadata)
-    blob = join(connection, metadata.nixl_metadata)
-    text = _core.encode_nixl_metadata(blob, False)
-    if isinstance(metadata, RdmaMetadata):
-        return metadata.model_copy(update={"nixl_metadata": text})
-    metadata.nixl_metadata = text
-    return metadata

@@ -9,8 +9,8 @@ from ._local import LocalDescriptors
 from ._operation import AbstractOperation, OperationKind, OperationStatus
 from ._remote import Remote
 from ._sides import ActiveOperation, PassiveOperation
+from ._wire import NixlMetadata, RemoteMetadata
 from .connection import Connection
-from .metadata import NixlMetadata, RemoteMetadata
 
 __all__ = [
     "AbstractOperation",

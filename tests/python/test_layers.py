@@ -158,6 +158,16 @@ def test_an_offence_in_cpp(tree: Path, name: str, text: str, line: int, said: st
     assert check(tree, "--python") == (0, [])
 
 
+def test_descriptors_and_models_name_each_other(tree: Path) -> None:
+    write(tree, f"{PACKAGE}/metadata.py", "from .descriptor import Descriptor\n")
+    write(tree, f"{PACKAGE}/descriptor.py", "def f():\n    from .metadata import M\n")
+    assert check(tree) == (0, [])
+    write(tree, f"{PACKAGE}/device.py", "from .metadata import M\n")
+    status, (found,) = check(tree)
+    assert status == 1
+    assert "device (layer device) must not import metadata (layer metadata)" in found
+
+
 def test_each_offence_has_a_line(tree: Path) -> None:
     write(tree, f"{PACKAGE}/errors.py", "from . import connector, trio\n\n\nimport nixl_connect\n")
     write(tree, "cpp/src/flat.cpp", '#include "blob.h"\n')
