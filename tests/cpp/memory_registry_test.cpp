@@ -48,6 +48,16 @@ TEST_F(MemoryRegistryTest, OneLeaseMayRepeatItself) {
   EXPECT_EQ(registered(), 0u);
 }
 
+TEST_F(MemoryRegistryTest, PiecesOfOneRegistrationHoldItOnce) {
+  const auto pool = registry.acquire({part(0, 4096)});
+  const auto pieces = registry.acquire({part(0, 100), part(100, 100), part(3000, 100)});
+  EXPECT_EQ(pieces, std::vector{part(0, 4096)});
+  registry.release(pool);
+  EXPECT_EQ(registered(), 1u);
+  registry.release(pieces);
+  EXPECT_EQ(registered(), 0u);
+}
+
 TEST_F(MemoryRegistryTest, HoldsEveryRegistrationThatCovers) {
   const auto small = registry.acquire({part(100, 100)});
   const auto large = registry.acquire({part(0, 1000)});

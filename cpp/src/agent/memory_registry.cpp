@@ -7,7 +7,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 namespace {
 
 void sort_unique(std::vector<Region>& regions) {
-  std::sort(regions.begin(), regions.end());
+  if (!std::is_sorted(regions.begin(), regions.end())) std::sort(regions.begin(), regions.end());
   regions.erase(std::unique(regions.begin(), regions.end()), regions.end());
 }
 
@@ -35,10 +35,11 @@ void MemoryRegistry::acquire(const std::vector<Region>& wanted, Lease& lease) {
     for (const Region& region : missing) users_.insert(region, 0);
   }
   for (const Region& region : wanted) {
-    users_.for_each_overlapping(region, [&](const auto& entry) {
-      if (entry.first.covers(region)) {
-        lease.push_back(entry.first);
-        ++users_.find(entry.first)->second;
+    users_.for_each_overlapping(region, [&](auto& entry) {
+      auto& [registered, users] = entry;
+      if (registered.covers(region) && (lease.empty() || lease.back() != registered)) {
+        lease.push_back(registered);
+        ++users;
       }
       return true;
     });
@@ -70,9 +71,9 @@ void MemoryRegistry::release(const Lease& lease) noexcept {
 
 std::vector<Region> MemoryRegistry::covering(const std::vector<Region>& wanted) const {
   std::vector<Region> found;
-  found.reserve(wanted.size());
   for (const Region& region : wanted) {
-    found.push_back(users_.smallest_covering(region)->first);
+    const Region& smallest = users_.smallest_covering(region)->first;
+    if (found.empty() || found.back() != smallest) found.push_back(smallest);
   }
   sort_unique(found);
   return found;

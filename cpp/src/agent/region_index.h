@@ -7,7 +7,6 @@
 #include <iterator>
 #include <limits>
 #include <map>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -30,9 +29,9 @@ class RegionIndex {
   }
 
   void insert(const Region& region, Value value) {
-    entries_.insert_or_assign(region, std::move(value));
+    Entry* entry = &*entries_.insert_or_assign(region, std::move(value)).first;
     const std::size_t its_class = size_class(region);
-    by_size_[its_class].insert(region);
+    by_size_[its_class].insert_or_assign(region, entry);
     occupied_ |= std::uint64_t{1} << its_class;
   }
 
@@ -43,7 +42,8 @@ class RegionIndex {
     if (by_size_[its_class].empty()) occupied_ &= ~(std::uint64_t{1} << its_class);
   }
 
-  /// Calls `visit(const Entry&)` for each entry that overlaps `region`, until it returns false.
+  /// Calls `visit(Entry&)` for each entry that overlaps `region`, until it returns false. It may
+  /// change the value.
   template <typename Visit>
   void for_each_overlapping(const Region& region, Visit visit) const {
     // Entries of one class are of one size within a factor of two, so those that can reach the
@@ -55,10 +55,11 @@ class RegionIndex {
       const auto& peers = by_size_[static_cast<std::size_t>(std::countr_zero(classes))];
       for (auto it = peers.upper_bound(last); it != peers.begin();) {
         --it;
-        if (!it->same_place(region)) break;
-        if (it->overlaps(region)) {
-          if (!visit(*entries_.find(*it))) return;
-        } else if (region.address - it->address >= 2 * it->size) {
+        const auto& [its_region, entry] = *it;
+        if (!its_region.same_place(region)) break;
+        if (its_region.overlaps(region)) {
+          if (!visit(*entry)) return;
+        } else if (region.address - its_region.address >= 2 * its_region.size) {
           break;
         }
       }
@@ -110,7 +111,7 @@ class RegionIndex {
   }
 
   std::map<Region, Value> entries_;
-  std::array<std::set<Region>, 64> by_size_;
+  std::array<std::map<Region, Entry*>, 64> by_size_;
   /// A bit for each class that has any.
   std::uint64_t occupied_ = 0;
 };
