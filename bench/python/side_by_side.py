@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -372,9 +373,10 @@ def main() -> None:
         for w in (DEVICE_WORKS if devices else WORKS)
         if not options.work or w.name in options.work
     ]
-    figures: dict[str, dict[str, Figures]] = {w.name: {} for w in works}
+    doers = {w: [b for b in backends if not b.only or w.name in b.only] for w in works}
+    figures = {w.name: {b.name: Figures() for b in of} for w, of in doers.items()}
     failed: set[tuple[Work, Backend]] = set()
-    pairs = [(w, b) for w in works for b in backends if not b.only or w.name in b.only]
+    total = options.rounds * sum(map(len, doers.values()))
 
     columns = (
         TextColumn("{task.description}", table_column=None),
@@ -383,14 +385,16 @@ def main() -> None:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=options.rounds * len(pairs))
+        bar = progress.add_task("", total=total)
         for _ in range(options.rounds):
-            for work, backend in pairs:
+            # In another order each time: pages that a process has left are the next one's, and
+            # which these are decides how fast large memory is copied.
+            turns = [(w, b) for w, of in doers.items() for b in random.sample(of, len(of))]
+            for work, backend in turns:
                 progress.update(bar, description=f"{work.title}: {backend.name}".ljust(50))
-                into = figures[work.name].setdefault(backend.name, Figures())
                 if (work, backend) not in failed:
                     try:
-                        measure(backend, work, devices, into)
+                        measure(backend, work, devices, figures[work.name][backend.name])
                     except BenchmarkError as failure:
                         words = f"{backend.name} failed at {work.title}: {failure}"
                         if backend.name.startswith("nixl_connect"):
