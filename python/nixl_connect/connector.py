@@ -94,8 +94,9 @@ class Connector(Worker):
         large transfer holds up whatever comes after it.
     inline_limit
         The calling thread itself registers and begins operations on host memory of up to this
-        many bytes, when the engine is free and the peer is known; that takes it 5 to 40 µs. The
-        engine's thread does larger ones, and with 0 all.
+        many bytes, when the engine is free and the peer is known; that takes it 5 to 40 µs. It
+        offers more, too, where that takes no longer: where no RDMA device or GPU pins it. The
+        engine's thread does the others, and with 0 all.
     nixl_library
         Path of ``libnixl_capi.so``. When None, the library is looked for in the environment
         variable ``NIXL_CONNECT_NIXL_LIBRARY``, a copy loaded in this process, NIXL's wheels and

@@ -9,6 +9,8 @@
 #include <thread>
 
 #include "memory.h"
+#include "system/loaded_libraries.h"
+#include "system/rdma_devices.h"
 
 namespace nixl_connect {
 namespace {
@@ -263,6 +265,31 @@ TEST_F(ConnectorTest, OneBufferManyOperations) {
   }
   for (const auto& operation : operations) ASSERT_TRUE(operation.wait(seconds(30)));
   EXPECT_TRUE(source == target);
+}
+
+/// How many of a hundred offers of so many bytes were ready when the call returned.
+int ready_at_once(Connector& connector, std::size_t size) {
+  const Buffer source(size);
+  int ready = 0;
+  for (int i = 0; i < 100; ++i) {
+    const auto offer = connector.create_readable({source.descriptor()});
+    ready += static_cast<int>(offer.reached(Milestone::ready));
+  }
+  return ready;
+}
+
+TEST_F(ConnectorTest, LargeMemoryIsOfferedByItsCallerWhereNothingPinsIt) {
+  const std::size_t large = std::size_t{8} << 20;
+  ConnectorOptions by_engine = named("engine");
+  by_engine.inline_limit = 0;
+  Connector engine(std::move(by_engine));
+  left.wait_started();
+  engine.wait_started();
+  EXPECT_LT(ready_at_once(engine, large), 50);
+  const bool pins = !rdma_devices().empty() || !loaded_libraries("libcuda.so").empty() ||
+                    !loaded_libraries("libhsa-runtime64.so").empty();
+  if (pins) GTEST_SKIP() << "registering large memory takes time here";
+  EXPECT_GT(ready_at_once(left, large), 50);
 }
 
 TEST_F(ConnectorTest, MemoryIsLetGoAtTheEnd) {

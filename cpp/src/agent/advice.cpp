@@ -16,6 +16,7 @@
 #include "cuda/cuda_memory.h"
 #include "system/mapped_memory.h"
 #include "system/process.h"
+#include "system/rdma_devices.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -40,15 +41,6 @@ std::string join(const std::vector<std::string>& parts) {
   std::string text;
   for (const std::string& part : parts) text += (text.empty() ? "" : ", ") + part;
   return text.empty() ? "none" : text;
-}
-
-std::vector<std::string> rdma_devices() {
-  std::vector<std::string> names;
-  std::error_code none;
-  for (const auto& entry : std::filesystem::directory_iterator("/sys/class/infiniband", none)) {
-    names.push_back(entry.path().filename().string());
-  }
-  return names;
 }
 
 /// Network interfaces that are up.

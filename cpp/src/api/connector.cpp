@@ -70,8 +70,9 @@ struct Connector::Impl {
       request.bytes += d.size;
       request.on_device |= d.device.kind != DeviceKind::host;
     }
-    request.small = local.size() <= kFewRegions && !request.on_device &&
-                    request.bytes <= engine->options().inline_limit;
+    const std::size_t inline_limit = engine->options().inline_limit;
+    request.few_on_host = inline_limit > 0 && local.size() <= kFewRegions && !request.on_device;
+    request.small = request.few_on_host && request.bytes <= inline_limit;
     return request;
   }
 

@@ -132,6 +132,8 @@ class EngineLoop {
   Deadlines deadlines_;
   Pacer pacer_;
   Settler settler_;
+  /// Whether registering host memory takes no longer for more of it, because nothing pins it.
+  const bool registers_at_once_;
   bool closing_ = false;
 
   /// What is being worked at; empty between calls, but after an exception.

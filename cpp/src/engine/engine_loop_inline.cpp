@@ -19,7 +19,8 @@ bool EngineLoop::execute_if_quick() {
 
 bool EngineLoop::is_quick(const Operation& operation, Clock::time_point now) const noexcept {
   const Request& request = operation.request;
-  if (!request.small || !pacer_.may_begin_inline(now)) return false;
+  const bool offered_at_once = registers_at_once_ && request.passive && request.few_on_host;
+  if (!(request.small || offered_at_once) || !pacer_.may_begin_inline(now)) return false;
   // What has ended is not begun. To post is to poll, which can take as long as large data stream
   // in.
   return operation.flight.phase != Phase::fresh || request.passive ||

@@ -37,7 +37,9 @@ struct Request {
   Clock::time_point began;
   /// Whether some of the memory here is a GPU's.
   bool on_device = false;
-  /// Whether it is registered and begun within microseconds, and no time is spent on moving it.
+  /// Whether it is a few pieces of the host's memory, and callers may begin what is quick.
+  bool few_on_host = false;
+  /// And whether they are so small that all is quick: registering, beginning, moving.
   bool small = false;
 
   /// Whether it is for bytes, and not only a message.

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "nixl_connect/api.h"
+
+NIXL_CONNECT_NAMESPACE_BEGIN
+
+/// The names of this host's RDMA devices, as the kernel has them; empty where there are none.
+std::vector<std::string> rdma_devices();
+
+NIXL_CONNECT_NAMESPACE_END
