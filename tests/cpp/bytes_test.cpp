@@ -6,6 +6,8 @@
 
 #include "nixl_connect/metadata.h"
 #include "rejection.h"
+#include "wire/blob.h"
+#include "wire/metadata_encoder.h"
 #include "wire/metadata_text.h"
 
 namespace nixl_connect {
@@ -37,6 +39,28 @@ std::string with_descriptors(std::string_view descriptors) {
   return bytes.append(descriptors);
 }
 
+std::string address_of_a_worker() {
+  std::mt19937 random(7);
+  std::string address(180, '\0');
+  for (char& c : address) c = static_cast<char>(random());
+  return address;
+}
+
+/// What an agent's connections are, and what it offers: as the encoder makes it.
+RdmaMetadata agents_sample(const std::vector<Blob::Element>& elements) {
+  const auto blob = Blob::parse(Blob::make("agent", "UCX", address_of_a_worker(), elements));
+  RdmaMetadata metadata = bytes_sample();
+  metadata.nixl_metadata = MetadataEncoder(blob->head()).encode(blob->bytes());
+  return metadata;
+}
+
+RdmaMetadata agents_sample() { return agents_sample({{{kDram, 0, 139638283589240, 4096}, "key"}}); }
+
+bool has_regions(const RdmaMetadata& metadata) {
+  // What is before the last block is what an agent's metadata always begins with.
+  return to_bytes(metadata).find("nixlSecElms") == std::string::npos;
+}
+
 // The JSON has every field, and nothing else does.
 void expect_round_trip(const RdmaMetadata& metadata) {
   EXPECT_EQ(to_json(metadata_from_bytes(to_bytes(metadata))), to_json(metadata));
@@ -65,7 +89,7 @@ TEST(Bytes, AreTheSameOfAStream) {
   const std::string stream = stream_of(metadata.nixl_metadata);
   EXPECT_EQ(to_bytes(metadata, stream), to_bytes(metadata));
   const std::string bytes = to_bytes(metadata);
-  std::string_view found;
+  std::string found;
   RdmaMetadata read = metadata_from_bytes(bytes, found);
   EXPECT_EQ(found, stream);
   EXPECT_EQ(read.nixl_metadata, "");
@@ -77,6 +101,61 @@ TEST(Bytes, AreTheSameOfAStream) {
   found = {};
   EXPECT_EQ(metadata_from_bytes(of_text, found).nixl_metadata, "no stream");
   EXPECT_TRUE(found.empty());
+}
+
+TEST(Bytes, NameRegionsInsteadOfNixlsFormOfThem) {
+  const RdmaMetadata metadata = agents_sample();
+  const std::string stream = stream_of(metadata.nixl_metadata);
+  const std::string bytes = to_bytes(metadata, stream);
+  EXPECT_EQ(bytes, to_bytes(metadata));
+  EXPECT_TRUE(has_regions(metadata));
+  RdmaMetadata others = metadata;
+  others.nixl_metadata.clear();
+  EXPECT_LT(bytes.size(), to_bytes(others).size() + stream.size() - 120);
+  std::string found;
+  EXPECT_EQ(metadata_from_bytes(bytes, found).nixl_metadata, "");
+  EXPECT_EQ(found, stream);
+  expect_round_trip(metadata);
+}
+
+TEST(Bytes, NameRegionsOnlyWhereNothingIsLost) {
+  const Region region{kDram, 0, 139638283589240, 4096};
+  Region next = region;
+  next.address -= 8192;
+  const RdmaMetadata several = agents_sample({{region, "key"}, {next, "key"}, {region, "key"}});
+  EXPECT_TRUE(has_regions(several));
+  expect_round_trip(several);
+  Region elsewhere = region;
+  elsewhere.device = 1;
+  Region on_gpu = region;
+  on_gpu.type = kVram;
+  for (const auto& elements :
+       std::vector<std::vector<Blob::Element>>{{{region, "key"}, {next, "another"}},
+                                               {{elsewhere, "key"}},
+                                               {{on_gpu, "key"}},
+                                               {{region, "key"}, {on_gpu, "key"}}}) {
+    const RdmaMetadata metadata = agents_sample(elements);
+    EXPECT_FALSE(has_regions(metadata));
+    expect_round_trip(metadata);
+  }
+}
+
+TEST(Bytes, SayWhatIsWrongWithRegions) {
+  using namespace std::string_literals;
+  const std::string before = "\x93nc\x01\x01\x01k\x03\x02\x78\x01"s;
+  const std::string named = before + "sum.\x03UCX\x03key"s;
+  const auto expect_rejected = [](const std::string& bytes, const std::string& why) {
+    EXPECT_NE(bytes_rejection(bytes).find(why), std::string::npos) << bytes_rejection(bytes);
+  };
+  EXPECT_EQ(bytes_rejection(named + "\x01\x0a\x02\x01"s + '\0'), "accepted");
+  expect_rejected(before + "sum", "a checksum that goes on beyond the end");
+  expect_rejected(before + "sum.\x03UC", "a backend that goes on beyond the end");
+  expect_rejected(named + '\0', "NIXL metadata of no region");
+  expect_rejected(named + "\x01\x0b\x02\x01\x02\x01"s, "NIXL metadata of a device's memory");
+  // More than a stored block can hold: 2^20 in few bytes, and one with a long key.
+  expect_rejected(named + "\x80\x80\x40\x82\x80\x80\x04\x02\x01"s, "expected at most");
+  std::string long_key = before + "sum.\x03UCX\x80\x80\x04"s + std::string(65536, 'k');
+  expect_rejected(long_key + "\x01\x0a\x02\x01"s, "expected at most 0 descriptors");
 }
 
 TEST(Bytes, RoundTrip) {
@@ -160,7 +239,7 @@ TEST(Bytes, SayWhatIsWrong) {
   expect_rejected("\x93nc\x01\x01\x01\xff", "a notification key that is not UTF-8");
   expect_rejected("\x93nc\x01\x01\x81"s + '\0', "longer than it need be");
   expect_rejected("\x93nc\x01\x01"s + std::string(9, '\xff') + '\x02', "beyond 64 bits");
-  expect_rejected("\x93nc\x01\x01\x01k\x03"s + '\0', "unknown form");
+  expect_rejected("\x93nc\x01\x01\x01k\x04"s + '\0', "unknown form");
   expect_rejected("\x93nc\x01\x01\x01k\x02\x01\xff", "NIXL metadata that is not UTF-8");
   expect_rejected(with_descriptors("\x01\x06\x02\x01"s + '\0'), "a run of no descriptors");
   expect_rejected(with_descriptors("\x01\x16\x02\x01\x02"s), "more descriptors than announced");
@@ -173,18 +252,20 @@ TEST(Bytes, SayWhatIsWrong) {
 }
 
 TEST(Bytes, AreRefusedWhereverTheyEnd) {
-  const std::string good = to_bytes(bytes_sample());
-  for (std::size_t size = 0; size < good.size(); ++size) {
-    EXPECT_NE(bytes_rejection(good.substr(0, size)), "accepted") << size;
+  for (const std::string& good : {to_bytes(bytes_sample()), to_bytes(agents_sample())}) {
+    for (std::size_t size = 0; size < good.size(); ++size) {
+      EXPECT_NE(bytes_rejection(good.substr(0, size)), "accepted") << size;
+    }
   }
 }
 
 TEST(Bytes, AreReadOrRefusedWithAnyBitFlipped) {
-  const std::string good = to_bytes(bytes_sample());
-  for (std::size_t bit = 0; bit < 8 * good.size(); ++bit) {
-    std::string damaged = good;
-    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ 1 << bit % 8);
-    bytes_rejection(damaged);
+  for (const std::string& good : {to_bytes(bytes_sample()), to_bytes(agents_sample())}) {
+    for (std::size_t bit = 0; bit < 8 * good.size(); ++bit) {
+      std::string damaged = good;
+      damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ 1 << bit % 8);
+      bytes_rejection(damaged);
+    }
   }
 }
 

@@ -152,7 +152,7 @@ struct Connector::Impl {
                             std::vector<Descriptor> local,
                             std::optional<std::chrono::nanoseconds> timeout,
                             std::vector<Fence> after) {
-    std::string_view stream;
+    std::string stream;
     const RdmaMetadata rest = metadata_from_bytes(bytes, stream);
     return begin(kind, rest, stream, std::move(local), timeout, std::move(after));
   }

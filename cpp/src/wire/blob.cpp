@@ -222,11 +222,31 @@ std::string Blob::make(std::string_view agent, std::string_view backend, std::st
 
 std::string Blob::join(const Blob& connections, std::string_view backend,
                        const std::vector<Region>& regions, std::string_view remote_key) {
-  BlobWriter writer(connections.head());
+  std::string joined(connections.head());
+  return joined.append(memory_part(backend, regions, remote_key));
+}
+
+std::string Blob::memory_part(std::string_view backend, const std::vector<Region>& regions,
+                              std::string_view remote_key) {
+  BlobWriter writer("");
   writer.integer(kSectionCount, std::uint64_t{1});
   writer.section(backend, regions.front().type, regions.size());
   for (const Region& region : regions) writer.element(region, remote_key);
   return std::move(writer).bytes();
+}
+
+std::optional<Blob::MemoryPart> Blob::parse_memory_part(std::string_view bytes) {
+  try {
+    BlobReader reader(bytes);
+    if (reader.integer<std::uint64_t>(kSectionCount) != 1) return std::nullopt;
+    const Section section = read_section(reader);
+    MemoryPart part{section.backend, {}, section.elements.front().remote_key};
+    for (const Element& element : section.elements) part.regions.push_back(element.region);
+    if (memory_part(part.backend, part.regions, part.remote_key) != bytes) return std::nullopt;
+    return part;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
 }
 
 std::string join_nixl_metadata(std::string_view connection, std::string_view buffer) {

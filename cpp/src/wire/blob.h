@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,6 +53,17 @@ class Blob {
   /// The same of regions of one memory type, one or more, that have one remote key.
   static std::string join(const Blob& connections, std::string_view backend,
                           const std::vector<Region>& regions, std::string_view remote_key);
+
+  /// What that has after the head of `connections`.
+  static std::string memory_part(std::string_view backend, const std::vector<Region>& regions,
+                                 std::string_view remote_key);
+  /// What `memory_part` has been given; nothing for what it has not made.
+  struct MemoryPart {
+    std::string_view backend;
+    std::vector<Region> regions;
+    std::string_view remote_key;
+  };
+  static std::optional<MemoryPart> parse_memory_part(std::string_view bytes);
 
   /// A blob of one connection and these elements. To NIXL a remote agent's name is a label,
   /// and an element's region says which addresses may be used with its remote key.

@@ -4,7 +4,7 @@
 //   magic          0x93 'n' 'c', and the version, one byte
 //   kind           one byte, of `OperationKind`
 //   key            its length, and that many bytes of UTF-8
-//   NIXL metadata  one byte of `Form`; its length; and that many bytes
+//   NIXL metadata  one byte of `Form`; then, but for regions, its length and that many bytes
 //   descriptors    how many; then runs until there are so many
 //
 // A run is of pieces of one size on one device, at a constant stride:
@@ -16,6 +16,14 @@
 //   stride         with 4: a difference; of two pieces or more only
 //
 // What does not follow is as it was in the run before; at first the host, and 0.
+//
+// NIXL metadata as regions is a zlib stream whose last block stores what a NIXL blob says of memory
+// of the host that has one remote key, which is some 150 bytes of NIXL's form for a region:
+//
+//   beginning      the stream up to that block: its length, and that many bytes
+//   checksum       the last four bytes of the stream
+//   backend, key   of each its length, and that many bytes
+//   regions        as descriptors
 #include "wire/bytes.h"
 
 #include <algorithm>
@@ -23,7 +31,9 @@
 
 #include "nixl_connect/error.h"
 #include "nixl_connect/metadata.h"
+#include "wire/blob.h"
 #include "wire/metadata_text.h"
+#include "wire/stored_block.h"
 #include "wire/utf8.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
@@ -39,9 +49,10 @@ constexpr unsigned kHeadFlags = 3;
 
 /// How the NIXL metadata travels.
 enum class Form : std::uint8_t {
-  base64 = 0,  ///< The zlib stream, which was in base64.
-  hex = 1,     ///< The zlib stream, which was in hexadecimal.
-  text = 2,    ///< The text itself, which is nobody's encoding of bytes.
+  base64 = 0,   ///< The zlib stream, which was in base64.
+  hex = 1,      ///< The zlib stream, which was in hexadecimal.
+  text = 2,     ///< The text itself, which is nobody's encoding of bytes.
+  regions = 3,  ///< As `base64`, with regions for what the stream stores of them.
 };
 
 /// Of a run, and what the next one inherits.
@@ -70,26 +81,6 @@ class Writer {
  private:
   std::string bytes_;
 };
-
-void write_stream(Writer& writer, Form form, std::string_view stream) {
-  writer.byte(static_cast<std::uint8_t>(form));
-  writer.text(stream);
-}
-
-void write_nixl_metadata(Writer& writer, const std::string& text) {
-  const auto encoding = text.starts_with("b64:") ? MetadataEncoding::base64 : MetadataEncoding::hex;
-  try {
-    const std::string stream = stream_of(text);
-    // Digits may have been capitals.
-    if (text_of(stream, encoding) == text) {
-      write_stream(writer, encoding == MetadataEncoding::base64 ? Form::base64 : Form::hex, stream);
-      return;
-    }
-  } catch (const Error&) {
-    // Whoever begins with it says what is wrong.
-  }
-  write_stream(writer, Form::text, text);
-}
 
 /// How many of the descriptors from the first on are a run.
 std::size_t run_length(const std::vector<RemoteDescriptor>& descriptors, std::size_t first) {
@@ -128,6 +119,47 @@ void write_descriptors(Writer& writer, const std::vector<RemoteDescriptor>& desc
     first += count;
     before = {head.device, descriptors[first - 1].address, head.size, stride};
   }
+}
+
+/// Whether the stream could be, and is, written as regions.
+bool write_regions(Writer& writer, std::string_view stream) {
+  const auto at = last_stored(stream);
+  if (!at) return false;
+  const auto part = Blob::parse_memory_part(*stored_at(stream, *at));
+  if (!part) return false;
+  std::vector<RemoteDescriptor> descriptors;
+  for (const Region& region : part->regions) {
+    if (region.type != kDram || region.device != 0) return false;
+    descriptors.push_back({region.address, region.size, {}});
+  }
+  writer.byte(static_cast<std::uint8_t>(Form::regions));
+  writer.text(stream.substr(0, *at));
+  writer.raw(stream.substr(stream.size() - kChecksum));
+  writer.text(part->backend);
+  writer.text(part->remote_key);
+  write_descriptors(writer, descriptors);
+  return true;
+}
+
+void write_stream(Writer& writer, Form form, std::string_view stream) {
+  if (form == Form::base64 && write_regions(writer, stream)) return;
+  writer.byte(static_cast<std::uint8_t>(form));
+  writer.text(stream);
+}
+
+void write_nixl_metadata(Writer& writer, const std::string& text) {
+  const auto encoding = text.starts_with("b64:") ? MetadataEncoding::base64 : MetadataEncoding::hex;
+  try {
+    const std::string stream = stream_of(text);
+    // Digits may have been capitals.
+    if (text_of(stream, encoding) == text) {
+      write_stream(writer, encoding == MetadataEncoding::base64 ? Form::base64 : Form::hex, stream);
+      return;
+    }
+  } catch (const Error&) {
+    // Whoever begins with it says what is wrong.
+  }
+  write_stream(writer, Form::text, text);
 }
 
 class Reader {
@@ -174,8 +206,8 @@ class Reader {
     return value >> 1 ^ (0 - (value & 1));
   }
 
-  std::string_view text(const char* what) {
-    const std::uint64_t size = number();
+  std::string_view text(const char* what) { return raw(what, number()); }
+  std::string_view raw(const char* what, std::uint64_t size) {
     if (size > bytes_.size() - offset_) reject(std::string(what) + " that goes on beyond the end");
     const std::string_view value = bytes_.substr(offset_, size);
     offset_ += size;
@@ -196,18 +228,6 @@ class Reader {
   std::size_t offset_ = 0;
 };
 
-/// The text, or what it is of: then `stream`.
-std::string read_nixl_metadata(Reader& reader, Form& form, std::string_view& stream) {
-  constexpr const char* kWhat = "NIXL metadata";
-  form = static_cast<Form>(reader.byte());
-  switch (form) {
-    case Form::base64:
-    case Form::hex: stream = reader.text(kWhat); return {};
-    case Form::text: return reader.utf8(kWhat);
-  }
-  reader.reject("unknown form of NIXL metadata");
-}
-
 Device read_device(Reader& reader) {
   const auto kind = static_cast<DeviceKind>(reader.byte());
   if (kind == DeviceKind::host) return {};
@@ -217,11 +237,11 @@ Device read_device(Reader& reader) {
   return {kind, static_cast<std::uint32_t>(id)};
 }
 
-std::vector<RemoteDescriptor> read_descriptors(Reader& reader) {
+std::vector<RemoteDescriptor> read_descriptors(Reader& reader, std::size_t limit) {
   // A few bytes may name very many.
   const std::uint64_t total = reader.number();
-  if (total > kMaxDescriptors) {
-    reader.reject("expected at most " + std::to_string(kMaxDescriptors) + " descriptors, got " +
+  if (total > limit) {
+    reader.reject("expected at most " + std::to_string(limit) + " descriptors, got " +
                   std::to_string(total));
   }
   std::vector<RemoteDescriptor> descriptors;
@@ -247,6 +267,40 @@ std::vector<RemoteDescriptor> read_descriptors(Reader& reader) {
   return descriptors;
 }
 
+/// A zlib stream of a blob, of which the regions came by themselves.
+std::string read_regions(Reader& reader) {
+  constexpr const char* kWhat = "NIXL metadata";
+  std::string stream(reader.text(kWhat));
+  const std::string_view checksum = reader.raw("a checksum", kChecksum);
+  const std::string_view backend = reader.text("a backend");
+  const std::string_view remote_key = reader.text("a remote key");
+  const std::size_t element = Blob::kLeastElementSize + remote_key.size();
+  const auto descriptors = read_descriptors(reader, kMostStored / element);
+  if (descriptors.empty()) reader.reject("NIXL metadata of no region");
+  std::vector<Region> regions;
+  for (const RemoteDescriptor& d : descriptors) {
+    if (d.device != Device{}) reader.reject("NIXL metadata of a device's memory");
+    regions.push_back(Region::of(d.device, d.address, d.size));
+  }
+  const std::string part = Blob::memory_part(backend, regions, remote_key);
+  if (part.size() > kMostStored) reader.reject("too many regions");
+  append_stored(stream, part, true);
+  return stream.append(checksum);
+}
+
+/// The text, or what it is of: then `stream`.
+std::string read_nixl_metadata(Reader& reader, Form& form, std::string& stream) {
+  constexpr const char* kWhat = "NIXL metadata";
+  form = static_cast<Form>(reader.byte());
+  switch (form) {
+    case Form::base64:
+    case Form::hex: stream = reader.text(kWhat); return {};
+    case Form::text: return reader.utf8(kWhat);
+    case Form::regions: stream = read_regions(reader); return {};
+  }
+  reader.reject("unknown form of NIXL metadata");
+}
+
 /// Writes all but the NIXL metadata, which `write` does in its place.
 template <typename Write>
 std::string write_all(const RdmaMetadata& metadata, Write write) {
@@ -265,7 +319,7 @@ std::string write_all(const RdmaMetadata& metadata, Write write) {
   return std::move(writer).bytes();
 }
 
-RdmaMetadata read_all(std::string_view bytes, Form& form, std::string_view& stream) {
+RdmaMetadata read_all(std::string_view bytes, Form& form, std::string& stream) {
   Reader reader(bytes);
   reader.magic();
   RdmaMetadata metadata;
@@ -276,7 +330,7 @@ RdmaMetadata read_all(std::string_view bytes, Form& form, std::string_view& stre
   metadata.operation_kind = static_cast<OperationKind>(kind);
   metadata.notification_key = reader.utf8("a notification key");
   metadata.nixl_metadata = read_nixl_metadata(reader, form, stream);
-  metadata.descriptors = read_descriptors(reader);
+  metadata.descriptors = read_descriptors(reader, kMaxDescriptors);
   reader.end();
   return metadata;
 }
@@ -294,7 +348,7 @@ std::string to_bytes(const RdmaMetadata& metadata, std::string_view stream) {
 
 RdmaMetadata metadata_from_bytes(std::string_view bytes) {
   Form form{};
-  std::string_view stream;
+  std::string stream;
   RdmaMetadata metadata = read_all(bytes, form, stream);
   if (form != Form::text) {
     const bool hex = form == Form::hex;
@@ -304,7 +358,7 @@ RdmaMetadata metadata_from_bytes(std::string_view bytes) {
   return metadata;
 }
 
-RdmaMetadata metadata_from_bytes(std::string_view bytes, std::string_view& stream) {
+RdmaMetadata metadata_from_bytes(std::string_view bytes, std::string& stream) {
   Form form{};
   return read_all(bytes, form, stream);
 }

@@ -12,7 +12,7 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 std::string to_bytes(const RdmaMetadata& metadata, std::string_view stream);
 
 /// As `metadata_from_bytes`, but leaves `nixl_metadata` empty where the bytes have a zlib stream,
-/// which is `stream` then: a part of them.
-RdmaMetadata metadata_from_bytes(std::string_view bytes, std::string_view& stream);
+/// which is `stream` then.
+RdmaMetadata metadata_from_bytes(std::string_view bytes, std::string& stream);
 
 NIXL_CONNECT_NAMESPACE_END

@@ -13,6 +13,7 @@
 
 #include "nixl_connect/error.h"
 #include "nixl_connect/metadata.h"
+#include "wire/stored_block.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -83,24 +84,6 @@ std::string inflate(std::string_view compressed) {
   return bytes;
 }
 
-constexpr std::size_t kStoredHead = 5;
-constexpr std::size_t kChecksum = 4;
-
-std::uint32_t byte_of(std::string_view bytes, std::size_t i) {
-  return static_cast<unsigned char>(bytes[i]);
-}
-
-/// What is stored in the last block of a stream, if it begins there and is not compressed.
-std::optional<std::string_view> stored_at(std::string_view stream, std::size_t at) {
-  if (stream.size() < at + kStoredHead + kChecksum || byte_of(stream, at) != 1) return std::nullopt;
-  const std::uint32_t size = byte_of(stream, at + 1) | byte_of(stream, at + 2) << 8;
-  const std::uint32_t inverse = byte_of(stream, at + 3) | byte_of(stream, at + 4) << 8;
-  if ((size ^ inverse) != 0xffff || at + kStoredHead + size + kChecksum != stream.size()) {
-    return std::nullopt;
-  }
-  return stream.substr(at + kStoredHead, size);
-}
-
 uLong checksum_of(uLong before, std::string_view bytes) {
   return adler32(before, reinterpret_cast<const Bytef*>(bytes.data()),
                  static_cast<uInt>(bytes.size()));
@@ -109,7 +92,7 @@ uLong checksum_of(uLong before, std::string_view bytes) {
 std::uint32_t checksum_in(std::string_view stream) {
   std::uint32_t sum = 0;
   for (std::size_t i = stream.size() - kChecksum; i < stream.size(); ++i) {
-    sum = sum << 8 | byte_of(stream, i);
+    sum = sum << 8 | static_cast<unsigned char>(stream[i]);
   }
   return sum;
 }

@@ -12,6 +12,7 @@
 #include "wire/inflate.h"
 #include "wire/metadata_encoder.h"
 #include "wire/metadata_text.h"
+#include "wire/stored_block.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -68,18 +69,6 @@ std::string to_base64(std::string_view bytes) {
   std::string text(kBase64Prefix);
   append_base64(text, bytes);
   return text;
-}
-
-/// A deflate block that holds the bytes as they are, or none: at most 65,535.
-void append_stored(std::string& stream, std::string_view bytes, bool last) {
-  const auto size = static_cast<std::uint16_t>(bytes.size());
-  const auto inverse = static_cast<std::uint16_t>(~size);
-  stream += static_cast<char>(last ? 1 : 0);
-  for (const std::uint16_t number : {size, inverse}) {
-    stream += static_cast<char>(number & 0xff);
-    stream += static_cast<char>(number >> 8);
-  }
-  stream += bytes;
 }
 
 uLong checksum(uLong before, std::string_view bytes) {
