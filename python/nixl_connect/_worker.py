@@ -286,9 +286,7 @@ class Worker:
     async def _started(self) -> None:
         core = self._core
         if not core.started:
-            _close_with_multiprocessing()
-            core.start()
-            load_models()  # Meanwhile, so that the first request need not.
+            self._begin_start()
             await _asyncio.wait_for(core.notify_started)
             core.check_started()
             fields = {"connector": self._worker_id}
@@ -297,10 +295,13 @@ class Worker:
     def _wait_started(self) -> None:
         """As `_started`, blocking; Ctrl-C is heard meanwhile."""
         if not self._core.started:
-            _close_with_multiprocessing()
-            self._core.start()
-            load_models()  # As above.
+            self._begin_start()
             self._core.wait_started()
+
+    def _begin_start(self) -> None:
+        _close_with_multiprocessing()
+        self._core.start()
+        load_models()  # Meanwhile, so that the first request need not.
 
 
 async def _made(
