@@ -115,21 +115,16 @@ class KnownPrefixes {
   }
 
   void remember(std::string_view stream, std::string_view bytes) {
-    if (stream.size() < kStoredHead + kChecksum) return;
-    const std::size_t end = stream.size() - kStoredHead - kChecksum;
-    for (std::size_t at = end; at > 0 && end - at <= kLongestRest; --at) {
-      const auto rest = stored_at(stream, at);
-      if (!rest || !bytes.ends_with(*rest)) continue;
-      if (at > kLongestPrefix || bytes.size() - rest->size() > kLongestPrefix) return;
-      bytes.remove_suffix(rest->size());
-      known_[next_++ % known_.size()] = {std::string(stream.substr(0, at)), std::string(bytes),
-                                         checksum_of(adler32(0, nullptr, 0), bytes)};
-      return;
-    }
+    const auto at = last_stored(stream).value_or(0);
+    if (at == 0 || at > kLongestPrefix) return;
+    const std::string_view rest = *stored_at(stream, at);
+    if (!bytes.ends_with(rest) || bytes.size() - rest.size() > kLongestPrefix) return;
+    bytes.remove_suffix(rest.size());
+    known_[next_++ % known_.size()] = {std::string(stream.substr(0, at)), std::string(bytes),
+                                       checksum_of(adler32(0, nullptr, 0), bytes)};
   }
 
  private:
-  static constexpr std::size_t kLongestRest = 1024;
   static constexpr std::size_t kLongestPrefix = 4096;
   struct Known {
     std::string compressed;
