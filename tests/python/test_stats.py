@@ -66,12 +66,18 @@ async def fail(pair: Pair) -> None:
         await operation.wait_for_completion()
 
 
+def told(owner: nc.Connector) -> int:
+    stats = owner.stats()
+    return stats.notifications_matched + stats.notifications_unknown
+
+
 async def test_operations_are_counted_by_kind_and_end(pair: Pair) -> None:
     for _ in range(5):
         await read(pair)
     for _ in range(3):
         await write(pair, 100)
-    assert await eventually(lambda: pair[0].stats().notifications_matched == 8)
+    # A notice may come after the host's table has told the owner.
+    assert await eventually(lambda: told(pair[0]) == 8)
     assert await eventually(lambda: pair[1].stats().peers == 1)
     owner, mover = (connector.stats() for connector in pair)
     assert owner.operations["readable"].complete == 5
@@ -87,7 +93,6 @@ async def test_operations_are_counted_by_kind_and_end(pair: Pair) -> None:
         least = sum(count * 2 ** (i - 1) for i, count in enumerate(of.latency) if i > 0) / 1e6
         most = sum(count * 2**i for i, count in enumerate(of.latency)) / 1e6
         assert least <= of.total_latency <= most
-    assert owner.notifications_matched == 8
     assert mover.peers == 1
     assert mover.engine_cpu_seconds > 0
     assert mover.engine_wakeups > 0
