@@ -456,6 +456,11 @@ int nixl_capi_create_reg_dlist(int type, List** out) {
   return kSuccess;
 }
 
+int nixl_capi_reg_dlist_clear(List* list) {
+  list->places.clear();
+  return kSuccess;
+}
+
 int nixl_capi_destroy_reg_dlist(List* list) {
   delete list;
   return kSuccess;
@@ -496,6 +501,11 @@ int nixl_capi_create_xfer_dlist(int type, List** out) {
   return kSuccess;
 }
 
+int nixl_capi_xfer_dlist_clear(List* list) {
+  list->places.clear();
+  return kSuccess;
+}
+
 int nixl_capi_destroy_xfer_dlist(List* list) {
   delete list;
   return kSuccess;
@@ -529,8 +539,10 @@ int nixl_capi_create_xfer_req(Agent* agent, int operation, List* local, List* re
     request->keys.push_back(*key);
   }
   request->address = self ? agent->address : it->second.address;
-  request->has_notification = args->has_notification;
-  request->notification = args->notification;
+  if (args != nullptr) {
+    request->has_notification = args->has_notification;
+    request->notification = args->notification;
+  }
   world().requests.insert(request.get());
   *out = request.release();
   return kSuccess;

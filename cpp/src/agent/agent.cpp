@@ -37,35 +37,6 @@ std::string take_buffer(void* data, std::size_t size) {
   return {static_cast<const char*>(data), size};
 }
 
-Scoped<capi::RegListHandle> registration_list(const NixlApi& api,
-                                              const std::vector<Region>& regions) {
-  capi::RegListHandle* list = nullptr;
-  const int type = regions.empty() ? kDram : regions.front().type;
-  if (const auto status = api.create_reg_dlist(type, &list); status != capi::kSuccess) {
-    throw AgentError("create_reg_dlist", status);
-  }
-  Scoped<capi::RegListHandle> owner(list, api.destroy_reg_dlist);
-  for (const Region& r : regions) {
-    const auto status = api.reg_dlist_add_desc(list, r.address, r.size, r.device, nullptr, 0);
-    if (status != capi::kSuccess) throw AgentError("reg_dlist_add_desc", status);
-  }
-  return owner;
-}
-
-Scoped<capi::XferListHandle> transfer_list(const NixlApi& api, const std::vector<Region>& regions) {
-  capi::XferListHandle* list = nullptr;
-  const int type = regions.empty() ? kDram : regions.front().type;
-  if (const auto status = api.create_xfer_dlist(type, &list); status != capi::kSuccess) {
-    throw AgentError("create_xfer_dlist", status);
-  }
-  Scoped<capi::XferListHandle> owner(list, api.destroy_xfer_dlist);
-  for (const Region& r : regions) {
-    const auto status = api.xfer_dlist_add_desc(list, r.address, r.size, r.device);
-    if (status != capi::kSuccess) throw AgentError("xfer_dlist_add_desc", status);
-  }
-  return owner;
-}
-
 }  // namespace
 
 AgentError::AgentError(const char* call, capi::Status status)
@@ -133,7 +104,7 @@ std::string unique_agent_name(const std::string& name) {
 
 Agent::Agent(const NixlApi& api, std::string name, const std::string& backend,
              const std::map<std::string, std::string>& parameters, bool progress_thread)
-    : api_(api), name_(std::move(name)) {
+    : api_(api), name_(std::move(name)), registrations_(api), local_(api), remote_(api) {
   capi::AgentConfig config{};
   config.progress_thread = progress_thread;
   config.workers = 1;
@@ -167,13 +138,11 @@ Agent::~Agent() {
 }
 
 void Agent::register_memory(const std::vector<Region>& regions) {
-  const auto list = registration_list(api_, regions);
-  check("register_mem", api_.register_mem(agent_, list.get(), nullptr));
+  check("register_mem", api_.register_mem(agent_, registrations_.of(regions), nullptr));
 }
 
 void Agent::deregister_memory(const std::vector<Region>& regions) {
-  const auto list = registration_list(api_, regions);
-  check("deregister_mem", api_.deregister_mem(agent_, list.get(), nullptr));
+  check("deregister_mem", api_.deregister_mem(agent_, registrations_.of(regions), nullptr));
 }
 
 std::string Agent::full_metadata() {
@@ -184,11 +153,10 @@ std::string Agent::full_metadata() {
 }
 
 std::string Agent::partial_metadata(const std::vector<Region>& regions) {
-  const auto list = registration_list(api_, regions);
+  capi::RegListHandle* const list = registrations_.of(regions);
   void* data = nullptr;
   std::size_t size = 0;
-  check("get_local_partial_md",
-        api_.get_local_partial_md(agent_, list.get(), &data, &size, nullptr));
+  check("get_local_partial_md", api_.get_local_partial_md(agent_, list, &data, &size, nullptr));
   return take_buffer(data, size);
 }
 
@@ -206,13 +174,11 @@ void Agent::forget_remote(const std::string& peer) noexcept {
 Transfer Agent::create_transfer(OperationKind kind, const std::vector<Region>& local,
                                 const std::vector<Region>& remote, const std::string& peer,
                                 const std::string& notification) {
-  const auto local_list = transfer_list(api_, local);
-  const auto remote_list = transfer_list(api_, remote);
-
-  capi::OptArgsHandle* raw = nullptr;
-  check("create_opt_args", api_.create_opt_args(&raw));
-  const Scoped<capi::OptArgsHandle> options(raw, api_.destroy_opt_args);
+  Scoped<capi::OptArgsHandle> options(nullptr, api_.destroy_opt_args);
   if (!notification.empty()) {
+    capi::OptArgsHandle* raw = nullptr;
+    check("create_opt_args", api_.create_opt_args(&raw));
+    options.reset(raw);
     check("opt_args_set_has_notif", api_.opt_args_set_has_notif(options.get(), true));
     check("opt_args_set_notif_msg",
           api_.opt_args_set_notif_msg(options.get(), notification.data(), notification.size()));
@@ -221,7 +187,7 @@ Transfer Agent::create_transfer(OperationKind kind, const std::vector<Region>& l
   capi::XferRequestHandle* request = nullptr;
   const int operation = kind == OperationKind::read ? capi::kRead : capi::kWrite;
   check("create_xfer_req",
-        api_.create_xfer_req(agent_, operation, local_list.get(), remote_list.get(), peer.c_str(),
+        api_.create_xfer_req(agent_, operation, local_.of(local), remote_.of(remote), peer.c_str(),
                              &request, options.get()));
   return {api_, agent_, request};
 }

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "agent/descriptor_list.h"
 #include "agent/nixl_api.h"
 #include "nixl_connect/api.h"
 #include "nixl_connect/metadata.h"
@@ -99,6 +100,9 @@ class Agent {
   capi::AgentHandle* agent_ = nullptr;
   capi::BackendHandle* backend_ = nullptr;
   capi::NotifMapHandle* notifications_ = nullptr;
+  DescriptorList<capi::RegListHandle> registrations_;
+  DescriptorList<capi::XferListHandle> local_;
+  DescriptorList<capi::XferListHandle> remote_;
 };
 
 NIXL_CONNECT_NAMESPACE_END

@@ -82,12 +82,14 @@ struct NixlApi {
   X(opt_args_set_notif_msg, (capi::OptArgsHandle*, const void*, std::size_t))                      \
   X(create_reg_dlist, (int, capi::RegListHandle**))                                                \
   X(destroy_reg_dlist, (capi::RegListHandle*))                                                     \
+  X(reg_dlist_clear, (capi::RegListHandle*))                                                       \
   X(reg_dlist_add_desc,                                                                            \
     (capi::RegListHandle*, std::uintptr_t, std::size_t, std::uint64_t, const void*, std::size_t))  \
   X(register_mem, (capi::AgentHandle*, capi::RegListHandle*, capi::OptArgsHandle*))                \
   X(deregister_mem, (capi::AgentHandle*, capi::RegListHandle*, capi::OptArgsHandle*))              \
   X(create_xfer_dlist, (int, capi::XferListHandle**))                                              \
   X(destroy_xfer_dlist, (capi::XferListHandle*))                                                   \
+  X(xfer_dlist_clear, (capi::XferListHandle*))                                                     \
   X(xfer_dlist_add_desc, (capi::XferListHandle*, std::uintptr_t, std::size_t, std::uint64_t))      \
   X(create_xfer_req, (capi::AgentHandle*, int, capi::XferListHandle*, capi::XferListHandle*,       \
                       const char*, capi::XferRequestHandle**, capi::OptArgsHandle*))               \

@@ -10,8 +10,6 @@ NIXL_CONNECT_NAMESPACE_BEGIN
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 /// A GPU that has nothing else to do passes an event within ten microseconds; to come back to the
 /// event costs more than to wait for that.
 constexpr std::chrono::microseconds kIdleWait{30};
@@ -103,6 +101,7 @@ Fence after_cuda_stream(std::uint32_t device, void* stream) {
   const bool idle = driver->StreamQuery(handle) == cuda::kSuccess;
   // An event in a default stream may wait for other streams too.
   if (idle && !is_default(handle)) return {};
+  using Clock = std::chrono::steady_clock;
   const auto until = idle ? Clock::now() + kIdleWait : Clock::time_point::min();
   auto event = std::make_shared<StreamEvent>(*driver, context);
   event->record(handle);
