@@ -21,7 +21,7 @@ class AdmissionTest : public testing::FakeAgentsTest {
     place->slot().open(place->generation(), 1);
     OfferLocation elsewhere = place->location(1);
     ++elsewhere.space;
-    key = offered->request.key + elsewhere.text();
+    key = elsewhere.appended_to(offered->request.key);
   }
 
   OperationPtr reader_of_key() {

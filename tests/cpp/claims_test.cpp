@@ -51,9 +51,9 @@ class ClaimsTest : public ::testing::Test {
 
 TEST_F(ClaimsTest, LocationsAreReadBackFromKeys) {
   location_.places = kUnlimited;
-  const auto read = OfferLocation::of_key("abc~5" + location_.text() + ".signature");
+  const auto read = OfferLocation::of_key(location_.appended_to("abc~5") + ".signature");
   ASSERT_TRUE(read);
-  EXPECT_EQ(read->text(), location_.text());
+  EXPECT_EQ(read->appended_to(""), location_.appended_to(""));
   EXPECT_EQ(read->table, location_.table);
   for (const char* key : {"", "abc", "@", "@1-2-3-4-5-6", "@1-2-3-4-5-6-0", "@1-2-3-4-5-6-7-8",
                           "@1-ffffffff-3-4-5-6-7", "@x-2-3-4-5-6-7", "@1-2-3-4-5-6-7@"}) {
@@ -155,7 +155,7 @@ TEST_F(ClaimsTest, AnOwnerThatHasEndedIsGone) {
     // The table is the child's own.
     const auto place = OwnOffers::of_this_process()->take();
     place->slot().open(place->generation(), kUnlimited);
-    const std::string text = place->location(kUnlimited).text();
+    const std::string text = place->location(kUnlimited).appended_to("");
     static_cast<void>(::write(pipe[1], text.data(), text.size()));
     ::pause();
     ::_exit(0);

@@ -29,7 +29,7 @@ class HandshakesTest : public testing::FakeAgentsTest {
     const auto reading = FakeAgent::reader_of(*offered, target);
     Request request = reading->request;
     request.connects = true;
-    if (has_table) request.key += place->location(1).text();
+    if (has_table) request.key = place->location(1).appended_to(request.key);
     auto operation = std::make_shared<Operation>(std::move(request));
     operation->flight.remote = reading->flight.remote;
     return operation;

@@ -105,10 +105,9 @@ RdmaMetadata Connection::metadata(MetadataEncoding encoding) const {
 }
 
 std::string Connection::draft_bytes() const {
-  const Progress& progress = drafted(*this, *operation_);
+  const auto [blob, encoder] = drafted(*this, *operation_).offered();
   const Request& request = operation_->request;
-  return to_bytes(RdmaMetadata{request.offered, {}, request.key, request.kind},
-                  progress.nixl_stream());
+  return to_bytes(request.kind, request.key, request.offered, *encoder, *blob);
 }
 
 std::string Connection::metadata_bytes() const {

@@ -107,7 +107,9 @@ struct Connector::Impl {
     request.places = places;
     std::unique_ptr<OwnOffers::Place> place;
     if (const auto table = OwnOffers::of_this_process(); table != nullptr) place = table->take();
-    if (place != nullptr) request.key += place->location(places).text();
+    if (place != nullptr) {
+      request.key = place->location(places).appended_to(std::move(request.key));
+    }
     request.offered.reserve(local.size());
     for (const Descriptor& d : local) request.offered.push_back({d.address, d.size, d.device});
     auto its_engine =

@@ -40,11 +40,6 @@ std::string Progress::nixl_metadata(MetadataEncoding encoding) const {
                                               : encode_nixl_metadata(*blob, encoding);
 }
 
-std::string Progress::nixl_stream() const {
-  const auto [blob, encoder] = offered();
-  return encoder->stream(*blob);
-}
-
 Progress::Offered Progress::offered() const {
   // Of many regions encoding takes a while, in which others ask how far the operation is.
   const std::lock_guard lock(mutex_);

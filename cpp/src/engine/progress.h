@@ -61,9 +61,13 @@ class Progress {
   /// has ended. Either this sees the end, or whoever ends the operation sees `metadata_taken`.
   bool take_metadata();
   bool metadata_taken() const;
+  /// What its metadata is made of. Once it is ready.
+  struct Offered {
+    std::shared_ptr<const std::string> blob;
+    std::shared_ptr<const MetadataEncoder> encoder;
+  };
+  Offered offered() const;
   std::string nixl_metadata(MetadataEncoding encoding) const;
-  /// The same as a zlib stream.
-  std::string nixl_stream() const;
 
   /// As those of `Connection`.
   bool wait(Milestone milestone, std::optional<std::chrono::nanoseconds> timeout);
@@ -83,12 +87,6 @@ class Progress {
   /// `lock`, which it gives up.
   template <typename IsDue>
   void notify_due(std::unique_lock<std::mutex> lock, IsDue is_due);
-
-  struct Offered {
-    std::shared_ptr<const std::string> blob;
-    std::shared_ptr<const MetadataEncoder> encoder;
-  };
-  Offered offered() const;
 
   /// Passes the milestone and those before it. Called without the lock.
   void pass(Milestone milestone);

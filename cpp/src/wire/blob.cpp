@@ -13,6 +13,10 @@ namespace {
 
 constexpr std::string_view kBlobStart = "nixlSerDes|";
 constexpr std::string_view kAgentTag = "Agent";
+constexpr std::string_view kBackendTag = "bknd";
+constexpr std::string_view kListTag = "nixlDList";
+constexpr std::string_view kTypeTag = "t";
+constexpr std::string_view kCountTag = "n";
 constexpr std::string_view kListKind = "nixlSDList";
 constexpr std::string_view kMemorySection = "MemSection";
 constexpr std::string_view kSectionCount = "nixlSecElms";
@@ -89,34 +93,33 @@ class BlobReader {
   std::size_t offset_ = 0;
 };
 
+/// Appends fields to what is there.
 class BlobWriter {
  public:
-  explicit BlobWriter(std::string_view start = kBlobStart) : bytes_(start) {}
+  explicit BlobWriter(std::string& bytes) : bytes_(bytes) {}
 
-  void field(std::string_view tag, std::string_view value) {
-    const std::uint64_t size = value.size();
+  void field(std::string_view tag, std::string_view value, std::string_view more = {}) {
+    const std::uint64_t size = value.size() + more.size();
     bytes_.append(tag).append(reinterpret_cast<const char*>(&size), sizeof size);
-    bytes_.append(value).append("|");
+    bytes_.append(value).append(more).append(1, '|');
   }
   template <typename Integer>
   void integer(std::string_view tag, Integer value) {
     field(tag, {reinterpret_cast<const char*>(&value), sizeof value});
   }
   void section(std::string_view backend, MemoryType type, std::size_t elements) {
-    field("bknd", backend);
-    field("nixlDList", kListKind);
-    integer("t", static_cast<std::int32_t>(type));
-    integer("n", std::uint64_t{elements});
+    field(kBackendTag, backend);
+    field(kListTag, kListKind);
+    integer(kTypeTag, static_cast<std::int32_t>(type));
+    integer(kCountTag, std::uint64_t{elements});
   }
   void element(const Region& region, std::string_view remote_key) {
     const std::uint64_t header[3] = {region.address, region.size, region.device};
-    std::string bytes(reinterpret_cast<const char*>(header), sizeof header);
-    field("", bytes.append(remote_key));
+    field("", {reinterpret_cast<const char*>(header), sizeof header}, remote_key);
   }
-  std::string bytes() && { return std::move(bytes_); }
 
  private:
-  std::string bytes_;
+  std::string& bytes_;
 };
 
 Blob::Element read_element(BlobReader& reader, MemoryType type) {
@@ -131,13 +134,13 @@ Blob::Element read_element(BlobReader& reader, MemoryType type) {
 
 Blob::Section read_section(BlobReader& reader) {
   Blob::Section section;
-  section.backend = reader.text("bknd");
-  if (reader.field("nixlDList") != kListKind) reader.reject("unknown kind of list");
-  const auto type = reader.integer<std::int32_t>("t");
+  section.backend = reader.text(kBackendTag);
+  if (reader.field(kListTag) != kListKind) reader.reject("unknown kind of list");
+  const auto type = reader.integer<std::int32_t>(kTypeTag);
   // Storage memory is nothing that this library moves, but a peer may have some registered.
   if (type < 0 || type > 4) reader.reject("unknown memory type");
   static_assert(Blob::kLeastElementSize == kFieldOverhead + kElementHeader);
-  const std::size_t elements = reader.count("n", Blob::kLeastElementSize);
+  const std::size_t elements = reader.count(kCountTag, Blob::kLeastElementSize);
   if (elements == 0) reader.reject("empty section");
   section.elements.reserve(elements);
   for (std::size_t i = 0; i < elements; ++i) {
@@ -206,7 +209,8 @@ std::string Blob::make(std::string_view agent, std::string_view backend, std::st
   std::map<MemoryType, std::vector<const Element*>> by_type;
   for (const Element& element : elements) by_type[element.region.type].push_back(&element);
 
-  BlobWriter writer;
+  std::string bytes(kBlobStart);
+  BlobWriter writer(bytes);
   writer.field(kAgentTag, agent);
   writer.integer("Conns", std::uint64_t{1});
   writer.field("t", backend);
@@ -217,33 +221,45 @@ std::string Blob::make(std::string_view agent, std::string_view backend, std::st
     writer.section(backend, type, members.size());
     for (const Element* element : members) writer.element(element->region, element->remote_key);
   }
-  return std::move(writer).bytes();
+  return bytes;
 }
 
 std::string Blob::join(const Blob& connections, std::string_view backend,
                        const std::vector<Region>& regions, std::string_view remote_key) {
-  std::string joined(connections.head());
-  return joined.append(memory_part(backend, regions, remote_key));
+  const std::string_view head = connections.head();
+  std::string joined;
+  joined.reserve(head.size() + memory_part_size(backend, regions.size(), remote_key));
+  joined.append(head);
+  append_memory_part(joined, backend, regions, remote_key);
+  return joined;
 }
 
-std::string Blob::memory_part(std::string_view backend, const std::vector<Region>& regions,
-                              std::string_view remote_key) {
-  BlobWriter writer("");
+void Blob::append_memory_part(std::string& bytes, std::string_view backend,
+                              const std::vector<Region>& regions, std::string_view remote_key) {
+  BlobWriter writer(bytes);
   writer.integer(kSectionCount, std::uint64_t{1});
   writer.section(backend, regions.front().type, regions.size());
   for (const Region& region : regions) writer.element(region, remote_key);
-  return std::move(writer).bytes();
 }
 
-std::optional<Blob::MemoryPart> Blob::parse_memory_part(std::string_view bytes) {
+std::size_t Blob::memory_part_size(std::string_view backend, std::size_t regions,
+                                   std::string_view remote_key) noexcept {
+  const std::size_t section = kBackendTag.size() + backend.size() + kListTag.size() +
+                              kListKind.size() + kTypeTag.size() + sizeof(std::int32_t) +
+                              kCountTag.size() + sizeof(std::uint64_t) + 4 * kFieldOverhead;
+  return kSectionCountSize + section + regions * (kLeastElementSize + remote_key.size());
+}
+
+std::optional<Blob::Section> Blob::parse_memory_part(std::string_view bytes) {
   try {
     BlobReader reader(bytes);
     if (reader.integer<std::uint64_t>(kSectionCount) != 1) return std::nullopt;
-    const Section section = read_section(reader);
-    MemoryPart part{section.backend, {}, section.elements.front().remote_key};
-    for (const Element& element : section.elements) part.regions.push_back(element.region);
-    if (memory_part(part.backend, part.regions, part.remote_key) != bytes) return std::nullopt;
-    return part;
+    Section section = read_section(reader);
+    reader.end();
+    for (const Element& element : section.elements) {
+      if (element.remote_key != section.elements.front().remote_key) return std::nullopt;
+    }
+    return section;
   } catch (const Error&) {
     return std::nullopt;
   }

@@ -54,16 +54,13 @@ class Blob {
   static std::string join(const Blob& connections, std::string_view backend,
                           const std::vector<Region>& regions, std::string_view remote_key);
 
-  /// What that has after the head of `connections`.
-  static std::string memory_part(std::string_view backend, const std::vector<Region>& regions,
-                                 std::string_view remote_key);
-  /// What `memory_part` has been given; nothing for what it has not made.
-  struct MemoryPart {
-    std::string_view backend;
-    std::vector<Region> regions;
-    std::string_view remote_key;
-  };
-  static std::optional<MemoryPart> parse_memory_part(std::string_view bytes);
+  /// What that has after the head of `connections`, and how many bytes that is.
+  static void append_memory_part(std::string& bytes, std::string_view backend,
+                                 const std::vector<Region>& regions, std::string_view remote_key);
+  static std::size_t memory_part_size(std::string_view backend, std::size_t regions,
+                                      std::string_view remote_key) noexcept;
+  /// What it has been made of; nothing for what `append_memory_part` has not made.
+  static std::optional<Section> parse_memory_part(std::string_view bytes);
 
   /// A blob of one connection and these elements. To NIXL a remote agent's name is a label,
   /// and an element's region says which addresses may be used with its remote key.

@@ -32,6 +32,7 @@
 #include "nixl_connect/error.h"
 #include "nixl_connect/metadata.h"
 #include "wire/blob.h"
+#include "wire/metadata_encoder.h"
 #include "wire/metadata_text.h"
 #include "wire/stored_block.h"
 #include "wire/utf8.h"
@@ -65,6 +66,7 @@ struct Run {
 
 class Writer {
  public:
+  explicit Writer(std::size_t size) { bytes_.reserve(size); }
   void byte(std::uint8_t value) { bytes_ += static_cast<char>(value); }
   void number(std::uint64_t value) {
     for (; value >= 0x80; value >>= 7) byte(static_cast<std::uint8_t>(value | 0x80));
@@ -122,27 +124,26 @@ void write_descriptors(Writer& writer, const std::vector<RemoteDescriptor>& desc
 }
 
 /// Whether the stream could be, and is, written as regions.
-bool write_regions(Writer& writer, std::string_view stream) {
-  const auto at = last_stored(stream);
-  if (!at) return false;
-  const auto part = Blob::parse_memory_part(*stored_at(stream, *at));
-  if (!part) return false;
+bool write_regions(Writer& writer, const StoredEnd& stream) {
+  const auto section = Blob::parse_memory_part(stream.stored);
+  if (!section) return false;
   std::vector<RemoteDescriptor> descriptors;
-  for (const Region& region : part->regions) {
+  descriptors.reserve(section->elements.size());
+  for (const Blob::Element& element : section->elements) {
+    const Region& region = element.region;
     if (region.type != kDram || region.device != 0) return false;
     descriptors.push_back({region.address, region.size, {}});
   }
   writer.byte(static_cast<std::uint8_t>(Form::regions));
-  writer.text(stream.substr(0, *at));
-  writer.raw(stream.substr(stream.size() - kChecksum));
-  writer.text(part->backend);
-  writer.text(part->remote_key);
+  writer.text(stream.beginning);
+  writer.raw({stream.checksum.data(), stream.checksum.size()});
+  writer.text(section->backend);
+  writer.text(section->elements.front().remote_key);
   write_descriptors(writer, descriptors);
   return true;
 }
 
 void write_stream(Writer& writer, Form form, std::string_view stream) {
-  if (form == Form::base64 && write_regions(writer, stream)) return;
   writer.byte(static_cast<std::uint8_t>(form));
   writer.text(stream);
 }
@@ -153,7 +154,10 @@ void write_nixl_metadata(Writer& writer, const std::string& text) {
     const std::string stream = stream_of(text);
     // Digits may have been capitals.
     if (text_of(stream, encoding) == text) {
-      write_stream(writer, encoding == MetadataEncoding::base64 ? Form::base64 : Form::hex, stream);
+      const bool hex = encoding == MetadataEncoding::hex;
+      const auto parts = hex ? std::nullopt : StoredEnd::of(stream);
+      if (parts && write_regions(writer, *parts)) return;
+      write_stream(writer, hex ? Form::hex : Form::base64, stream);
       return;
     }
   } catch (const Error&) {
@@ -244,7 +248,9 @@ std::vector<RemoteDescriptor> read_descriptors(Reader& reader, std::size_t limit
     reader.reject("expected at most " + std::to_string(limit) + " descriptors, got " +
                   std::to_string(total));
   }
+  constexpr std::uint64_t kFew = 16;
   std::vector<RemoteDescriptor> descriptors;
+  descriptors.reserve(std::min(total, kFew));
   Run run;
   while (descriptors.size() < total) {
     const std::uint64_t head = reader.number();
@@ -270,7 +276,7 @@ std::vector<RemoteDescriptor> read_descriptors(Reader& reader, std::size_t limit
 /// A zlib stream of a blob, of which the regions came by themselves.
 std::string read_regions(Reader& reader) {
   constexpr const char* kWhat = "NIXL metadata";
-  std::string stream(reader.text(kWhat));
+  const std::string_view beginning = reader.text(kWhat);
   const std::string_view checksum = reader.raw("a checksum", kChecksum);
   const std::string_view backend = reader.text("a backend");
   const std::string_view remote_key = reader.text("a remote key");
@@ -278,13 +284,17 @@ std::string read_regions(Reader& reader) {
   const auto descriptors = read_descriptors(reader, kMostStored / element);
   if (descriptors.empty()) reader.reject("NIXL metadata of no region");
   std::vector<Region> regions;
+  regions.reserve(descriptors.size());
   for (const RemoteDescriptor& d : descriptors) {
     if (d.device != Device{}) reader.reject("NIXL metadata of a device's memory");
     regions.push_back(Region::of(d.device, d.address, d.size));
   }
-  const std::string part = Blob::memory_part(backend, regions, remote_key);
-  if (part.size() > kMostStored) reader.reject("too many regions");
-  append_stored(stream, part, true);
+  const std::size_t size = Blob::memory_part_size(backend, regions.size(), remote_key);
+  if (size > kMostStored) reader.reject("too many regions");
+  std::string stream;
+  stream.reserve(beginning.size() + kStoredHead + size + kChecksum);
+  append_stored_head(stream.append(beginning), size, true);
+  Blob::append_memory_part(stream, backend, regions, remote_key);
   return stream.append(checksum);
 }
 
@@ -303,19 +313,22 @@ std::string read_nixl_metadata(Reader& reader, Form& form, std::string& stream) 
 
 /// Writes all but the NIXL metadata, which `write` does in its place.
 template <typename Write>
-std::string write_all(const RdmaMetadata& metadata, Write write) {
-  if (metadata.descriptors.size() > kMaxDescriptors) {
+std::string write_all(OperationKind kind, std::string_view notification_key,
+                      const std::vector<RemoteDescriptor>& descriptors, Write write) {
+  if (descriptors.size() > kMaxDescriptors) {
     throw Error(ErrorCode::invalid_argument, "metadata.descriptors: expected at most " +
                                                  std::to_string(kMaxDescriptors) + ", got " +
-                                                 std::to_string(metadata.descriptors.size()));
+                                                 std::to_string(descriptors.size()));
   }
-  Writer writer;
+  // What most take.
+  constexpr std::size_t kRoom = 512;
+  Writer writer(kRoom);
   writer.raw(kMagic);
   writer.byte(kVersion);
-  writer.byte(static_cast<std::uint8_t>(metadata.operation_kind));
-  writer.text(metadata.notification_key);
+  writer.byte(static_cast<std::uint8_t>(kind));
+  writer.text(notification_key);
   write(writer);
-  write_descriptors(writer, metadata.descriptors);
+  write_descriptors(writer, descriptors);
   return std::move(writer).bytes();
 }
 
@@ -338,12 +351,18 @@ RdmaMetadata read_all(std::string_view bytes, Form& form, std::string& stream) {
 }  // namespace
 
 std::string to_bytes(const RdmaMetadata& metadata) {
-  return write_all(metadata,
+  return write_all(metadata.operation_kind, metadata.notification_key, metadata.descriptors,
                    [&](Writer& writer) { write_nixl_metadata(writer, metadata.nixl_metadata); });
 }
 
-std::string to_bytes(const RdmaMetadata& metadata, std::string_view stream) {
-  return write_all(metadata, [&](Writer& writer) { write_stream(writer, Form::base64, stream); });
+std::string to_bytes(OperationKind kind, std::string_view notification_key,
+                     const std::vector<RemoteDescriptor>& descriptors,
+                     const MetadataEncoder& encoder, std::string_view blob) {
+  return write_all(kind, notification_key, descriptors, [&](Writer& writer) {
+    const auto parts = encoder.parts(blob);
+    if (parts && write_regions(writer, *parts)) return;
+    write_stream(writer, Form::base64, encoder.stream(blob));
+  });
 }
 
 RdmaMetadata metadata_from_bytes(std::string_view bytes) {

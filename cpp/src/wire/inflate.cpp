@@ -115,12 +115,13 @@ class KnownPrefixes {
   }
 
   void remember(std::string_view stream, std::string_view bytes) {
-    const auto at = last_stored(stream).value_or(0);
-    if (at == 0 || at > kLongestPrefix) return;
-    const std::string_view rest = *stored_at(stream, at);
-    if (!bytes.ends_with(rest) || bytes.size() - rest.size() > kLongestPrefix) return;
-    bytes.remove_suffix(rest.size());
-    known_[next_++ % known_.size()] = {std::string(stream.substr(0, at)), std::string(bytes),
+    const auto parts = StoredEnd::of(stream);
+    if (!parts || parts->beginning.empty() || parts->beginning.size() > kLongestPrefix) return;
+    if (!bytes.ends_with(parts->stored) || bytes.size() - parts->stored.size() > kLongestPrefix) {
+      return;
+    }
+    bytes.remove_suffix(parts->stored.size());
+    known_[next_++ % known_.size()] = {std::string(parts->beginning), std::string(bytes),
                                        checksum_of(adler32(0, nullptr, 0), bytes)};
   }
 

@@ -163,30 +163,29 @@ MetadataEncoder::MetadataEncoder(std::string_view prefix)
   text_ = to_base64(compressed_);
 }
 
-std::optional<std::string> MetadataEncoder::tail_of(std::string_view blob) const {
+std::optional<StoredEnd> MetadataEncoder::parts(std::string_view blob) const {
   constexpr std::size_t kFewBytes = 1024;
   const std::string_view rest = blob.substr(std::min(prefix_.size(), blob.size()));
   if (!blob.starts_with(prefix_) || rest.size() > kFewBytes) return std::nullopt;
-  std::string tail;
-  tail.reserve(rest.size() + 9);
-  append_stored(tail, rest, true);
   const uLong sum = checksum(checksum_, rest);
-  for (int shift = 24; shift >= 0; shift -= 8) tail += static_cast<char>(sum >> shift & 0xff);
-  return tail;
+  const auto byte = [&](int shift) { return static_cast<char>(sum >> shift & 0xff); };
+  return StoredEnd{compressed_, rest, {byte(24), byte(16), byte(8), byte(0)}};
 }
 
 std::string MetadataEncoder::stream(std::string_view blob) const {
-  const auto tail = tail_of(blob);
-  return tail ? compressed_ + *tail : deflate_all(blob);
+  const auto stored = parts(blob);
+  return stored ? stored->stream() : deflate_all(blob);
 }
 
 std::string MetadataEncoder::encode(std::string_view blob) const {
-  const auto tail = tail_of(blob);
-  if (!tail) return encode_nixl_metadata(blob, MetadataEncoding::base64);
+  auto rest = parts(blob);
+  if (!rest) return encode_nixl_metadata(blob, MetadataEncoding::base64);
+  rest->beginning = {};
+  const std::string end = rest->stream();
   std::string text;
-  text.reserve(text_.size() + (tail->size() + 2) / 3 * 4);
+  text.reserve(text_.size() + (end.size() + 2) / 3 * 4);
   text = text_;
-  append_base64(text, *tail);
+  append_base64(text, end);
   return text;
 }
 

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "nixl_connect/api.h"
+#include "wire/stored_block.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -22,11 +23,11 @@ class MetadataEncoder {
   std::string encode(std::string_view blob) const;
   /// The same before it becomes text.
   std::string stream(std::string_view blob) const;
+  /// The parts of that, as long as this and the blob live; nothing for a blob that is not of the
+  /// prefix and few bytes after it.
+  std::optional<StoredEnd> parts(std::string_view blob) const;
 
  private:
-  /// What follows the compressed prefix; nothing for a blob that is not of few bytes after it.
-  std::optional<std::string> tail_of(std::string_view blob) const;
-
   std::string prefix_;
   unsigned long checksum_;
   std::string compressed_;

@@ -7,6 +7,7 @@
 #include "system/process.h"
 #include "system/random.h"
 #include "wire/hex.h"
+#include "wire/offer_location.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -28,7 +29,7 @@ constexpr char kNumberEnd = ':';
 constexpr char kListEnd = '\n';
 
 /// Thread safe, at the cost of a system call for every so many keys.
-std::string random_digits() {
+void append_random_digits(std::string& text) {
   constexpr std::size_t kKeys = 16;
   thread_local std::array<char, kBytes * kKeys> pool;
   thread_local std::size_t used = pool.size();
@@ -39,15 +40,17 @@ std::string random_digits() {
     used = 0;
     filled_by = this_process();
   }
-  const std::string digits = to_hex({pool.data() + used, kBytes});
+  append_hex(text, {pool.data() + used, kBytes});
   used += kBytes;
-  return digits;
 }
 
 }  // namespace
 
 std::string make_notification_key(std::chrono::microseconds notice_delay) {
-  std::string key = random_digits();
+  std::string key;
+  // With the delay and an `OfferLocation`.
+  key.reserve(2 * kBytes + 8 + OfferLocation::kMostCharacters);
+  append_random_digits(key);
   if (notice_delay.count() > 0) {
     key.append(1, kDelayMark).append(std::to_string(notice_delay.count()));
   }

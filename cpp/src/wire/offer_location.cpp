@@ -4,6 +4,7 @@
 #include <charconv>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -29,18 +30,17 @@ bool read(std::string_view& text, Number& number) {
 
 }  // namespace
 
-std::string OfferLocation::text() const {
+std::string OfferLocation::appended_to(std::string key) const {
   const auto number = [](auto value) { return static_cast<std::uint64_t>(value); };
-  std::string text;
-  text.reserve(80);
+  char mark = kMark;
   for (const std::uint64_t value : {number(space), number(process), number(file), table,
                                     number(slot), number(generation), number(places)}) {
-    text += text.empty() ? kMark : kNumberSeparator;
+    key += std::exchange(mark, kNumberSeparator);
     std::array<char, 16> digits;
-    text.append(digits.data(),
-                std::to_chars(digits.data(), digits.data() + digits.size(), value, kBase).ptr);
+    key.append(digits.data(),
+               std::to_chars(digits.data(), digits.data() + digits.size(), value, kBase).ptr);
   }
-  return text;
+  return key;
 }
 
 std::optional<OfferLocation> OfferLocation::of_key(std::string_view key) {

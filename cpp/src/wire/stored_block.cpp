@@ -13,14 +13,18 @@ std::uint32_t byte_of(std::string_view bytes, std::size_t i) {
 }  // namespace
 
 void append_stored(std::string& stream, std::string_view bytes, bool last) {
-  const auto size = static_cast<std::uint16_t>(bytes.size());
-  const auto inverse = static_cast<std::uint16_t>(~size);
-  stream += static_cast<char>(last ? 1 : 0);
-  for (const std::uint16_t number : {size, inverse}) {
-    stream += static_cast<char>(number & 0xff);
-    stream += static_cast<char>(number >> 8);
-  }
+  append_stored_head(stream, bytes.size(), last);
   stream += bytes;
+}
+
+void append_stored_head(std::string& stream, std::size_t size, bool last) {
+  const auto number = static_cast<std::uint16_t>(size);
+  const auto inverse = static_cast<std::uint16_t>(~number);
+  const auto low = [](std::uint16_t of) { return static_cast<char>(of & 0xff); };
+  const auto high = [](std::uint16_t of) { return static_cast<char>(of >> 8); };
+  const char head[kStoredHead] = {static_cast<char>(last ? 1 : 0), low(number), high(number),
+                                  low(inverse), high(inverse)};
+  stream.append(head, sizeof head);
 }
 
 std::optional<std::string_view> stored_at(std::string_view stream, std::size_t at) {
@@ -33,14 +37,25 @@ std::optional<std::string_view> stored_at(std::string_view stream, std::size_t a
   return stream.substr(at + kStoredHead, size);
 }
 
-std::optional<std::size_t> last_stored(std::string_view stream) {
+std::optional<StoredEnd> StoredEnd::of(std::string_view stream) {
   constexpr std::size_t kLongest = 1024;
   if (stream.size() < kStoredHead + kChecksum) return std::nullopt;
   const std::size_t end = stream.size() - kStoredHead - kChecksum;
   for (std::size_t size = 0; size <= kLongest && size <= end; ++size) {
-    if (stored_at(stream, end - size)) return end - size;
+    if (const auto stored = stored_at(stream, end - size)) {
+      StoredEnd parts{stream.substr(0, end - size), *stored, {}};
+      stream.copy(parts.checksum.data(), kChecksum, stream.size() - kChecksum);
+      return parts;
+    }
   }
   return std::nullopt;
+}
+
+std::string StoredEnd::stream() const {
+  std::string whole;
+  whole.reserve(beginning.size() + kStoredHead + stored.size() + kChecksum);
+  append_stored(whole.append(beginning), stored, true);
+  return whole.append(checksum.data(), kChecksum);
 }
 
 NIXL_CONNECT_NAMESPACE_END

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -17,14 +18,23 @@ inline constexpr std::size_t kChecksum = 4;
 /// The most that a stored block holds.
 inline constexpr std::size_t kMostStored = 0xffff;
 
-/// Appends a block that holds the bytes, or none.
+/// Appends a block that holds the bytes, or none; of what has `size` bytes, all before them.
 void append_stored(std::string& stream, std::string_view bytes, bool last);
+void append_stored_head(std::string& stream, std::size_t size, bool last);
 
 /// What is stored in the last block of a zlib stream, if it begins there and is not compressed.
 std::optional<std::string_view> stored_at(std::string_view stream, std::size_t at);
 
-/// Where the last block of a zlib stream may begin, if it stores a kilobyte at most. What is before
-/// it is not looked at.
-std::optional<std::size_t> last_stored(std::string_view stream);
+/// A zlib stream in parts: all before its last block, what that stores, and its checksum.
+struct StoredEnd {
+  std::string_view beginning;
+  std::string_view stored;
+  std::array<char, kChecksum> checksum;
+
+  /// Of a stream whose last block may store a kilobyte at most. What is before that block is not
+  /// looked at.
+  static std::optional<StoredEnd> of(std::string_view stream);
+  std::string stream() const;
+};
 
 NIXL_CONNECT_NAMESPACE_END
