@@ -101,13 +101,12 @@ Fence after_cuda_stream(std::uint32_t device, void* stream) {
   const bool idle = driver->StreamQuery(handle) == cuda::kSuccess;
   // An event in a default stream may wait for other streams too.
   if (idle && !is_default(handle)) return {};
-  using Clock = std::chrono::steady_clock;
-  const auto until = idle ? Clock::now() + kIdleWait : Clock::time_point::min();
+  const auto begun = std::chrono::steady_clock::now();
   auto event = std::make_shared<StreamEvent>(*driver, context);
   event->record(handle);
   do {
     if (event->done()) return {};
-  } while (Clock::now() < until);
+  } while (idle && std::chrono::steady_clock::now() < begun + kIdleWait);
   return [event] { return event->done(); };
 }
 
