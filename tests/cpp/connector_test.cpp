@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "eventually.h"
 #include "memory.h"
 #include "system/loaded_libraries.h"
 #include "system/rdma_devices.h"
@@ -18,6 +19,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 using testing::Buffer;
+using testing::eventually;
 
 ConnectorOptions named(const std::string& name) {
   ConnectorOptions options;
@@ -153,10 +155,7 @@ TEST_F(Copiers, UseMemoryThatIsRegistered) {
   EXPECT_EQ(left.stats().registered_regions, 3u);
   held.reset();
   // By each engine in its turn.
-  for (int i = 0; i < 30'000 && left.stats().registered_regions > 0; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  EXPECT_EQ(left.stats().registered_regions, 0u);
+  EXPECT_TRUE(eventually([&] { return left.stats().registered_regions == 0; }));
 }
 
 TEST_F(Copiers, EndWhatTheyHaveWhenTheConnectorCloses) {
@@ -310,8 +309,7 @@ TEST_F(ConnectorTest, AHandleThatGoesWithdrawsItsOffer) {
   const std::weak_ptr<std::vector<unsigned char>> gone = buffer->bytes;
   { const auto offer = left.create_readable({buffer->descriptor()}); }
   buffer.reset();
-  for (int i = 0; i < 3000 && !gone.expired(); ++i) std::this_thread::sleep_for(milliseconds(1));
-  EXPECT_TRUE(gone.expired());
+  EXPECT_TRUE(eventually([&] { return gone.expired(); }));
 }
 
 TEST_F(ConnectorTest, DeadlinesAndCancels) {

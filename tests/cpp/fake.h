@@ -3,11 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 
+#include "eventually.h"
 #include "fake_nixl.h"
 #include "memory.h"
 #include "nixl_connect/nixl_connect.h"
@@ -31,14 +30,6 @@ inline std::string end_of(const Connection& operation) {
   if (!operation.wait(Milestone::ended, std::chrono::seconds(60))) return "did not end";
   if (const auto failure = operation.failure()) return to_string(failure->code);
   return operation.status() == OperationStatus::complete ? "complete" : "cancelled";
-}
-
-inline bool eventually(const std::function<bool()>& condition) {
-  for (int i = 0; i < 30'000; ++i) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return false;
 }
 
 /// Two connectors on the fake, which is clean before and empty after each test.
