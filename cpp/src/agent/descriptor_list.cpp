@@ -17,16 +17,10 @@ struct Calls;
 template <>
 struct Calls<capi::RegListHandle> {
   static constexpr const char* kName = "reg_dlist";
-  static auto create(const NixlApi& api, int type, capi::RegListHandle** list) {
-    return api.create_reg_dlist(type, list);
-  }
-  static auto destroy(const NixlApi& api, capi::RegListHandle* list) {
-    return api.destroy_reg_dlist(list);
-  }
-  static auto clear(const NixlApi& api, capi::RegListHandle* list) {
-    return api.reg_dlist_clear(list);
-  }
-  static auto add(const NixlApi& api, capi::RegListHandle* list, const Region& r) {
+  static constexpr auto kCreate = &NixlApi::create_reg_dlist;
+  static constexpr auto kDestroy = &NixlApi::destroy_reg_dlist;
+  static constexpr auto kClear = &NixlApi::reg_dlist_clear;
+  static capi::Status add(const NixlApi& api, capi::RegListHandle* list, const Region& r) {
     return api.reg_dlist_add_desc(list, r.address, r.size, r.device, nullptr, 0);
   }
 };
@@ -34,16 +28,10 @@ struct Calls<capi::RegListHandle> {
 template <>
 struct Calls<capi::XferListHandle> {
   static constexpr const char* kName = "xfer_dlist";
-  static auto create(const NixlApi& api, int type, capi::XferListHandle** list) {
-    return api.create_xfer_dlist(type, list);
-  }
-  static auto destroy(const NixlApi& api, capi::XferListHandle* list) {
-    return api.destroy_xfer_dlist(list);
-  }
-  static auto clear(const NixlApi& api, capi::XferListHandle* list) {
-    return api.xfer_dlist_clear(list);
-  }
-  static auto add(const NixlApi& api, capi::XferListHandle* list, const Region& r) {
+  static constexpr auto kCreate = &NixlApi::create_xfer_dlist;
+  static constexpr auto kDestroy = &NixlApi::destroy_xfer_dlist;
+  static constexpr auto kClear = &NixlApi::xfer_dlist_clear;
+  static capi::Status add(const NixlApi& api, capi::XferListHandle* list, const Region& r) {
     return api.xfer_dlist_add_desc(list, r.address, r.size, r.device);
   }
 };
@@ -58,7 +46,7 @@ void check(capi::Status status) {
 template <typename Handle>
 DescriptorList<Handle>::~DescriptorList() {
   for (const Kept& kept : kept_) {
-    if (kept.list != nullptr) Calls<Handle>::destroy(api_, kept.list);
+    if (kept.list != nullptr) (api_.*Calls<Handle>::kDestroy)(kept.list);
   }
 }
 
@@ -66,11 +54,11 @@ template <typename Handle>
 Handle* DescriptorList<Handle>::of(const std::vector<Region>& regions) {
   const MemoryType type = regions.empty() ? kDram : regions.front().type;
   auto& [list, size] = kept_.at(static_cast<std::size_t>(type));
-  if (size > kMostKept) Calls<Handle>::destroy(api_, std::exchange(list, nullptr));
+  if (size > kMostKept) (api_.*Calls<Handle>::kDestroy)(std::exchange(list, nullptr));
   if (list == nullptr) {
-    check<Handle>(Calls<Handle>::create(api_, type, &list));
+    check<Handle>((api_.*Calls<Handle>::kCreate)(type, &list));
   } else if (size > 0) {
-    check<Handle>(Calls<Handle>::clear(api_, list));
+    check<Handle>((api_.*Calls<Handle>::kClear)(list));
   }
   size = regions.size();
   for (const Region& region : regions) check<Handle>(Calls<Handle>::add(api_, list, region));
