@@ -84,11 +84,6 @@ std::string inflate(std::string_view compressed) {
   return bytes;
 }
 
-uLong checksum_of(uLong before, std::string_view bytes) {
-  return adler32(before, reinterpret_cast<const Bytef*>(bytes.data()),
-                 static_cast<uInt>(bytes.size()));
-}
-
 std::uint32_t checksum_in(std::string_view stream) {
   std::uint32_t sum = 0;
   for (std::size_t i = stream.size() - kChecksum; i < stream.size(); ++i) {
@@ -105,7 +100,7 @@ class KnownPrefixes {
       if (one.compressed.empty() || !stream.starts_with(one.compressed)) continue;
       const auto rest = stored_at(stream, one.compressed.size());
       // What only looks like a block's beginning has another sum.
-      if (rest && checksum_of(one.checksum, *rest) == checksum_in(stream)) {
+      if (rest && checksum_of(*rest, one.checksum) == checksum_in(stream)) {
         std::string bytes;
         bytes.reserve(one.bytes.size() + rest->size());
         return bytes.append(one.bytes).append(*rest);
@@ -122,7 +117,7 @@ class KnownPrefixes {
     }
     bytes.remove_suffix(parts->stored.size());
     known_[next_++ % known_.size()] = {std::string(parts->beginning), std::string(bytes),
-                                       checksum_of(adler32(0, nullptr, 0), bytes)};
+                                       checksum_of(bytes)};
   }
 
  private:
@@ -130,7 +125,7 @@ class KnownPrefixes {
   struct Known {
     std::string compressed;
     std::string bytes;
-    uLong checksum = 0;
+    std::uint32_t checksum = 0;
   };
 
   std::array<Known, 8> known_;

@@ -71,11 +71,6 @@ std::string to_base64(std::string_view bytes) {
   return text;
 }
 
-uLong checksum(uLong before, std::string_view bytes) {
-  return adler32(before, reinterpret_cast<const Bytef*>(bytes.data()),
-                 static_cast<uInt>(bytes.size()));
-}
-
 std::string deflate_all(std::string_view blob) {
   uLongf size = compressBound(static_cast<uLong>(blob.size()));
   std::string compressed(size, '\0');
@@ -146,7 +141,7 @@ std::string encode_nixl_metadata(std::string_view blob, MetadataEncoding encodin
 }
 
 MetadataEncoder::MetadataEncoder(std::string_view prefix)
-    : prefix_(prefix), checksum_(checksum(adler32(0, nullptr, 0), prefix)) {
+    : prefix_(prefix), checksum_(checksum_of(prefix)) {
   z_stream stream{};
   if (deflateInit(&stream, Z_BEST_COMPRESSION) != Z_OK) throw std::bad_alloc();
   const std::unique_ptr<z_stream, int (*)(z_stream*)> owner(&stream, &deflateEnd);
@@ -167,7 +162,7 @@ std::optional<StoredEnd> MetadataEncoder::parts(std::string_view blob) const {
   constexpr std::size_t kFewBytes = 1024;
   const std::string_view rest = blob.substr(std::min(prefix_.size(), blob.size()));
   if (!blob.starts_with(prefix_) || rest.size() > kFewBytes) return std::nullopt;
-  const uLong sum = checksum(checksum_, rest);
+  const std::uint32_t sum = checksum_of(rest, checksum_);
   const auto byte = [&](int shift) { return static_cast<char>(sum >> shift & 0xff); };
   return StoredEnd{compressed_, rest, {byte(24), byte(16), byte(8), byte(0)}};
 }

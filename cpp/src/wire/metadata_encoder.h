@@ -29,7 +29,7 @@ class MetadataEncoder {
 
  private:
   std::string prefix_;
-  unsigned long checksum_;
+  std::uint32_t checksum_;
   std::string compressed_;
   /// The compressed prefix, as text.
   std::string text_;

@@ -1,6 +1,6 @@
 #include "wire/stored_block.h"
 
-#include <cstdint>
+#include <zlib.h>
 
 NIXL_CONNECT_NAMESPACE_BEGIN
 
@@ -11,6 +11,11 @@ std::uint32_t byte_of(std::string_view bytes, std::size_t i) {
 }
 
 }  // namespace
+
+std::uint32_t checksum_of(std::string_view bytes, std::uint32_t before) {
+  return static_cast<std::uint32_t>(adler32(before, reinterpret_cast<const Bytef*>(bytes.data()),
+                                            static_cast<uInt>(bytes.size())));
+}
 
 void append_stored(std::string& stream, std::string_view bytes, bool last) {
   append_stored_head(stream, bytes.size(), last);

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,6 +18,9 @@ inline constexpr std::size_t kStoredHead = 5;
 inline constexpr std::size_t kChecksum = 4;
 /// The most that a stored block holds.
 inline constexpr std::size_t kMostStored = 0xffff;
+
+/// That of what has the checksum `before` and goes on with the bytes; `before` is 1 at first.
+std::uint32_t checksum_of(std::string_view bytes, std::uint32_t before = 1);
 
 /// Appends a block that holds the bytes, or none; of what has `size` bytes, all before them.
 void append_stored(std::string& stream, std::string_view bytes, bool last);
