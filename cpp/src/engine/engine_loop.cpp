@@ -5,21 +5,9 @@
 
 #include "agent/advice.h"
 #include "nixl_connect/error.h"
-#include "system/loaded_libraries.h"
 #include "system/rdma_devices.h"
 
 NIXL_CONNECT_NAMESPACE_BEGIN
-
-namespace {
-
-/// UCX registers memory of the host with RDMA devices and, by the driver, with GPUs. Both pin it.
-/// Asked when UCX has loaded what it uses.
-bool registers_at_once(const std::string& backend) {
-  return backend == "UCX" && rdma_devices().empty() && loaded_libraries("libcuda.so").empty() &&
-         loaded_libraries("libhsa-runtime64.so").empty();
-}
-
-}  // namespace
 
 EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<EnginePort> home)
     : state_(state),
@@ -37,7 +25,8 @@ EngineLoop::EngineLoop(EngineState& state, const NixlApi& api, std::shared_ptr<E
       pacer_(state.options.spin, state.options.max_pause, Clock::now()),
       settler_(
           {state.counters, registry_, peers_, outbox_, offers_, admission_, deadlines_, pacer_}),
-      registers_at_once_(registers_at_once(state.options.backend)) {}
+      // UCX has loaded what it uses.
+      registers_at_once_(state.options.backend == "UCX" && !registering_pins()) {}
 
 std::vector<std::shared_ptr<Releasable>> EngineLoop::run() {
   Wait wait{Clock::now(), Wait::Mode::none};

@@ -3,6 +3,8 @@
 #include <filesystem>
 #include <system_error>
 
+#include "system/loaded_libraries.h"
+
 NIXL_CONNECT_NAMESPACE_BEGIN
 
 std::vector<std::string> rdma_devices() {
@@ -12,6 +14,11 @@ std::vector<std::string> rdma_devices() {
     names.push_back(entry.path().filename().string());
   }
   return names;
+}
+
+bool registering_pins() {
+  return !rdma_devices().empty() || !loaded_libraries("libcuda.so").empty() ||
+         !loaded_libraries("libhsa-runtime64.so").empty();
 }
 
 NIXL_CONNECT_NAMESPACE_END
